@@ -1,0 +1,40 @@
+# Every target does its own set-up: a fresh clone needs `make demo` or `make test` and nothing before it.
+SHELL := /bin/bash
+SCRIPTS := $(sort $(wildcard .ci/run tools/*.sh slurm/*.sh tests/*.sh tests/*/*.sh))
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-gpu lint format constraints clean
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## Make .venv with pinned dependencies, MPI and Horovod (10 minutes, 8 GB; no root); quick when it is there
+	@tools/setup.sh
+
+demo: setup ## Train 4 members without and with WASH on images of digits, print the table, write runs/demo.html
+	@tools/demo.sh
+
+test: setup ## Run all tests: units, then 1 to 4 MPI ranks, training, and Slurm and GPU where there are any
+	@tools/run_tests.sh
+
+test-gpu: setup ## Run the tests that need an NVIDIA GPU
+	@tools/run_tests.sh tests/gpu
+
+lint: setup ## Check style, types and shell scripts; changes nothing
+	@echo "lint: ruff check"; $(BIN)/ruff check .
+	@echo "lint: ruff format --check"; $(BIN)/ruff format --check .
+	@echo "lint: mypy"; $(BIN)/mypy
+	@echo "lint: bash -n, shellcheck: $(SCRIPTS)"; for script in $(SCRIPTS); do bash -n $$script || exit; done
+	@$(BIN)/shellcheck -x $(SCRIPTS)
+	@echo "lint: all passed"
+
+format: setup ## Format the Python code and mend what ruff can mend
+	@echo "format: ruff format, ruff check --fix"; $(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+constraints: setup ## Resolve all dependencies anew and write constraints.txt
+	@tools/pin_dependencies.sh
+
+clean: ## Remove caches, build outputs and what the demo made; keep .venv, other runs and other data
+	@echo "clean: removing caches, build/, data/digits, runs/demo*"
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage data/digits* runs/demo runs/demo-* runs/demo.html
+	@find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
