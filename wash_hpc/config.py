@@ -1,0 +1,302 @@
+"""The whole configuration on one page: what can be set, its default, its range.
+
+A configuration is a YAML file merged over these defaults, with `key=value` arguments merged over both. Types and
+spelling are checked by OmegaConf, ranges by `check_ranges`. Nothing here reads the world or the data: what depends on
+them (members and ranks, batch size and replicas) is checked where it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wash_hpc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run lives and what makes it repeatable."""
+
+    name: str = "run"  # the run's folder is dir/name
+    dir: str = "runs"
+    seed: int = 0
+    deterministic: bool = False  # deterministic kernels where torch has them; slower on a GPU
+    threads: int = 0  # torch threads a rank; 0: the cores of the host shared out over its ranks
+
+
+@dataclass(frozen=True)
+class EnsembleConfig:
+    """Who is trained."""
+
+    members: int | None = None  # null: one member a rank
+    same_init: bool = False  # all members start from the same weights
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network; `wash-hpc train --help` lists the names."""
+
+    name: str = "resnet_small"
+    width: int = 16  # channels (or units / 16) of the first stage; torchvision models ignore it
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The training, held-out and test images."""
+
+    name: str = "image_folder"
+    path: str | None = None
+    batch_size: int = 64  # images per step of one member, shared out over its replicas
+    workers: int = 2  # DALI threads a rank
+    held_out: float = 0.02  # share of train kept for selection, where the set has no validation split of its own
+    image_size: int = 224  # image_folder: side of a training crop and of the centre crop in evaluation
+    resize: int = 256  # image_folder: shorter side before the centre crop
+    augment: bool = True
+    flip: bool = True
+    crop_padding: int = 4  # arrays: random crop after padding by so many pixels
+    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # image_folder: area of a random crop
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # image_folder: of the pixels, in [0, 1]
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    num_images: int = 2048  # synthetic: training images
+    num_classes: int = 10  # synthetic
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long; `steps` wins where both are given."""
+
+    epochs: int = 1
+    steps: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast in forward; weights and exchange stay fp32
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """One optimizer over the flat parameter vector of a member."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = 0.1
+    min_lr: float = 1e-4  # where the cosine ends
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 0
+    momentum: float = 0.9  # SGD; Adam's betas are 0.9, 0.999
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What members do to each other after a step; METHOD names are listed by `wash-hpc train --help`."""
+
+    name: str = "wash"
+    p: float = 0.001  # base probability of a parameter to be shuffled at a step
+    schedule: Literal["decreasing", "constant", "increasing"] = "decreasing"  # of p over the layers
+    layer: Literal["tensor", "module"] = "tensor"  # what counts as a layer
+    every: int = 1  # exchange after every so many steps
+    start: int = 0  # no exchange in the first `start` steps
+    stop: int | None = None  # no exchange after step `stop`; null: until the end
+    optimizer_state: bool = False  # WASH+Opt: the optimizer's per-parameter state moves with the values
+    permutation: Literal["uniform", "cyclic"] = "uniform"
+    overlap: bool = False
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How ranks talk."""
+
+    reducer: Literal["horovod", "mpi"] = "horovod"  # who reduces: gradients, averages, metrics
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device_buffers: Literal["auto", "on", "off"] = "auto"  # hand GPU memory to MPI; on: only after a checked self-test
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written down, how often."""
+
+    every_steps: int = 10
+    consensus_every_steps: int = 100  # costs one average over all parameters; 0: at evaluations only
+    progress: Literal["auto", "bar", "lines", "off"] = "auto"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Judging members, ensemble and soup; always done once at the end."""
+
+    every_epochs: int = 1  # 0: at the end only
+    batch_size: int = 256
+    statistics_images: int = 10_000  # training images from which a soup's normalisation statistics are recomputed
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a restart needs."""
+
+    every_steps: int = 0  # 0: none
+    resume: Literal["never", "auto", "must"] = "never"
+    keep: int = 2  # the last so many are kept
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything; the sections are the first part of every key."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, `run.dir/run.name`."""
+        return Path(self.run.dir) / self.run.name
+
+
+def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Merge the defaults, a YAML file and `key=value` arguments.
+
+    Args:
+        file: path of a YAML file, or None for the defaults.
+        overrides: arguments such as `method.p=0.01`; later ones win.
+
+    Raises:
+        ConfigError: an unreadable file, a misspelt key, a wrong type or a value out of its range.
+    """
+    from_file = _read_yaml(Path(file)) if file is not None else {}
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), from_file, OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
+    assert isinstance(config, Config)
+    check_ranges(config)
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The merged configuration as YAML, the text of a run's `config.yaml`."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def check_ranges(config: Config) -> None:
+    """Refuse values out of range, naming the key.
+
+    Raises:
+        ConfigError: the first value that is out of its range.
+    """
+    run, data, train, optimizer, method = config.run, config.data, config.train, config.optimizer, config.method
+    low, high = [*data.crop_scale, 0.0, 0.0][:2]
+    rules: list[tuple[str, object, bool, str]] = [
+        ("run.name", run.name, _is_folder_name(run.name), "a plain folder name"),
+        ("run.seed", run.seed, 0 <= run.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
+        ("run.threads", run.threads, run.threads >= 0, "0 or more"),
+        ("ensemble.members", config.ensemble.members, _at_least(1, config.ensemble.members), "at least 1, or null"),
+        ("model.width", config.model.width, config.model.width >= 1, "at least 1"),
+        ("data.batch_size", data.batch_size, data.batch_size >= 1, "at least 1"),
+        ("data.workers", data.workers, data.workers >= 1, "at least 1"),
+        ("data.held_out", data.held_out, 0 <= data.held_out < 1, "a share in [0, 1)"),
+        ("data.image_size", data.image_size, data.image_size >= 8, "at least 8 pixels"),
+        ("data.resize", data.resize, data.resize >= data.image_size, "at least data.image_size"),
+        ("data.crop_padding", data.crop_padding, data.crop_padding >= 0, "0 or more"),
+        (
+            "data.crop_scale",
+            data.crop_scale,
+            len(data.crop_scale) == 2 and 0 < low <= high <= 1,
+            "two shares, 0 < low <= high <= 1",
+        ),
+        ("data.mean", data.mean, len(data.mean) == 3, "three numbers"),
+        ("data.std", data.std, len(data.std) == 3 and min(data.std) > 0, "three positive numbers"),
+        ("data.num_images", data.num_images, data.num_images >= 1, "at least 1"),
+        ("data.num_classes", data.num_classes, data.num_classes >= 2, "at least 2"),
+        ("train.epochs", train.epochs, train.epochs >= 1, "at least 1"),
+        ("train.steps", train.steps, _at_least(1, train.steps), "at least 1, or null"),
+        ("train.label_smoothing", train.label_smoothing, 0 <= train.label_smoothing < 1, "in [0, 1)"),
+        ("optimizer.lr", optimizer.lr, optimizer.lr >= 0, "0 or more"),
+        ("optimizer.min_lr", optimizer.min_lr, optimizer.min_lr >= 0, "0 or more"),
+        ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.warmup_steps >= 0, "0 or more"),
+        ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "in [0, 1)"),
+        (
+            "optimizer.nesterov",
+            optimizer.nesterov,
+            not optimizer.nesterov or (optimizer.name == "sgd" and optimizer.momentum > 0),
+            "false, or SGD with momentum",
+        ),
+        ("optimizer.weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0, "0 or more"),
+        ("method.p", method.p, 0 <= method.p <= 1, "a probability in [0, 1]"),
+        ("method.every", method.every, method.every >= 1, "at least 1"),
+        ("method.start", method.start, method.start >= 0, "0 or more"),
+        ("method.stop", method.stop, _at_least(method.start, method.stop), "method.start or more, or null"),
+        ("method.overlap", method.overlap, not method.overlap, "false (overlapped exchange is not built yet)"),
+        ("log.every_steps", config.log.every_steps, config.log.every_steps >= 1, "at least 1"),
+        (
+            "log.consensus_every_steps",
+            config.log.consensus_every_steps,
+            config.log.consensus_every_steps >= 0,
+            "0 or more",
+        ),
+        ("evaluate.every_epochs", config.evaluate.every_epochs, config.evaluate.every_epochs >= 0, "0 or more"),
+        ("evaluate.batch_size", config.evaluate.batch_size, config.evaluate.batch_size >= 1, "at least 1"),
+        (
+            "evaluate.statistics_images",
+            config.evaluate.statistics_images,
+            config.evaluate.statistics_images >= 1,
+            "at least 1",
+        ),
+        ("checkpoint.every_steps", config.checkpoint.every_steps, config.checkpoint.every_steps >= 0, "0 or more"),
+        ("checkpoint.keep", config.checkpoint.keep, config.checkpoint.keep >= 1, "at least 1"),
+    ]
+    for key, value, holds, expected in rules:
+        if not holds:
+            raise ConfigError(f"{key}={value}: expected {expected}")
+
+
+def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
+    """The error for a name that is in no registry: what there is, and the nearest."""
+    near = get_close_matches(name, known, n=1)
+    return ConfigError(
+        f"{key}={name}: there is no such name"
+        + (f"; did you mean {near[0]}?" if near else ";")
+        + f" there are {', '.join(known)}"
+    )
+
+
+def _read_yaml(file: Path) -> Any:
+    if not file.is_file():
+        raise ConfigError(f"{file}: there is no such configuration file")
+    try:
+        content = OmegaConf.load(file)
+    except Exception as error:  # PyYAML's many errors share no base with OmegaConf's
+        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(content):
+        raise ConfigError(f"{file}: expected sections of keys (run:, data:, method: ...)")
+    return content
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """The first sentence of an OmegaConf error, with the full key in front of it."""
+    first = str(error).splitlines()[0]
+    return f"{error.full_key}: {first}" if error.full_key else first
+
+
+def _is_folder_name(name: str) -> bool:
+    return bool(name) and name not in {".", ".."} and "/" not in name and "\0" not in name
+
+
+def _at_least(least: int, value: int | None) -> bool:
+    return value is None or value >= least

@@ -1,0 +1,49 @@
+"""The errors that a user can mend, and nothing else.
+
+Each names the key or file, the value it has and what was expected. They are raised before the first collective, or
+inside `World.agreed`, so that every rank stops with the same sentence. Anything that is not a `WashError` is a defect
+or a fault: it propagates and aborts the job.
+"""
+
+from __future__ import annotations
+
+
+class WashError(Exception):
+    """A user's mistake, said in one sentence; the command line prints it without a traceback and exits with 2.
+
+    Attributes:
+        agreed: all ranks raise it together, so that none is left waiting.
+    """
+
+    agreed = False
+
+
+class ConfigError(WashError):
+    """A configuration key or value that cannot be used."""
+
+
+class DataError(WashError):
+    """A data set that is absent, incomplete or unreadable."""
+
+
+class RunFolderError(WashError):
+    """A run folder that exists where it must not, or lacks what it should hold."""
+
+
+class WorldError(WashError):
+    """Ranks, members and replicas that do not fit each other, or ranks that disagree."""
+
+
+class MissingDependencyError(WashError):
+    """An optional library that is asked for and not installed.
+
+    Args:
+        library: what is missing, as its project writes it.
+        install: the command that installs it.
+        instead: what else the user can do, as the end of a sentence; empty where there is nothing.
+    """
+
+    def __init__(self, library: str, install: str, instead: str = "") -> None:
+        super().__init__(
+            f"{library} is not installed; install it with: {install}" + (f"  ({instead})" if instead else "")
+        )

@@ -1,0 +1,127 @@
+"""Draw: which positions are shuffled at a step, and by which permutations. Pure, and the same on every rank.
+
+A draw is a function of (seed, step) alone, so nothing about it is ever sent or saved. Its cost is proportional to the
+number of positions picked, never to the number of parameters: instead of tossing a coin for every parameter we walk
+from one picked position to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wash_hpc.seeds import Stream, generator
+
+Permutation = Literal["uniform", "cyclic"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random outcome of one step.
+
+    Attributes:
+        positions: [K] int64, strictly increasing, places in the flat parameter vector.
+        source: [M, K] uint16; member m takes the value that member `source[m, k]` has at `positions[k]`.
+            Every column is a permutation of the members.
+    """
+
+    positions: NDArray[np.int64]
+    source: NDArray[np.uint16]
+
+    @property
+    def digest(self) -> int:
+        """A checksum of the whole draw, equal on two ranks that drew the same."""
+        return crc32(self.source.tobytes(), crc32(self.positions.tobytes()))
+
+
+class Drawer:
+    """Makes the draw of any step.
+
+    Picking each parameter of layer l independently with probability p_l is the same as throwing the points of a
+    Poisson process of intensity h_l = -log(1 - p_l) on every parameter's unit interval and picking those that were
+    hit, since P(no hit) = exp(-h_l) = 1 - p_l. The points are reached one after the other by exponential gaps, over
+    all layers in one pass. Layers with p_l = 1 are picked whole.
+
+    Args:
+        seed: the run's seed.
+        num_members: M >= 1.
+        layer_sizes: [L] number of parameters of each layer, in storage order.
+        probabilities: [L] probability of each layer, in [0, 1].
+        permutation: `uniform` over all M! permutations, or `cyclic`: a rotation by 1 to M - 1, so that every picked
+            value moves.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        num_members: int,
+        layer_sizes: Sequence[int],
+        probabilities: NDArray[np.float64],
+        permutation: Permutation = "uniform",
+    ) -> None:
+        self.seed = seed
+        self.num_members = num_members
+        self.permutation: Permutation = permutation
+        self.layer_sizes = np.asarray(layer_sizes, dtype=np.int64)
+        self.layer_starts = np.cumsum(self.layer_sizes) - self.layer_sizes
+        self.probabilities = np.asarray(probabilities, dtype=np.float64)
+        certain = self.probabilities >= 1.0
+        self.intensities = -np.log1p(-np.where(certain, 0.0, self.probabilities))
+        self.layer_ends = np.cumsum(self.intensities * self.layer_sizes)  # in units of the process's own clock
+        whole = [
+            np.arange(a, a + n) for a, n in zip(self.layer_starts[certain], self.layer_sizes[certain], strict=True)
+        ]
+        self.certain_positions = np.concatenate([*whole, np.empty(0, dtype=np.int64)])
+
+    @property
+    def expected_picked(self) -> float:
+        """Mean number of positions picked in a step: sum over layers of p_l d_l."""
+        return float(self.probabilities @ self.layer_sizes)
+
+    def draw(self, step: int) -> Draw:
+        """The draw of a step, a function of (seed, step) alone."""
+        positions = self._pick(generator(self.seed, Stream.SHUFFLE, step, 0))
+        return Draw(positions, self._permute(len(positions), generator(self.seed, Stream.SHUFFLE, step, 1)))
+
+    def _pick(self, random: np.random.Generator) -> NDArray[np.int64]:
+        points = _poisson_points(random, self.layer_ends[-1])
+        counts = np.diff(np.searchsorted(points, self.layer_ends), prepend=0)
+        layer = np.repeat(np.arange(len(counts)), counts)
+        begins = self.layer_ends - self.intensities * self.layer_sizes
+        offset = ((points - begins[layer]) / self.intensities[layer]).astype(np.int64)
+        np.clip(offset, 0, self.layer_sizes[layer] - 1, out=offset)  # a point on a layer's edge may round past it
+        positions = self.layer_starts[layer] + offset
+        positions = positions[np.diff(positions, prepend=-1) != 0]  # hit twice is picked once
+        if len(self.certain_positions):
+            positions = np.sort(np.concatenate([positions, self.certain_positions]))
+        return positions
+
+    def _permute(self, num_picked: int, random: np.random.Generator) -> NDArray[np.uint16]:
+        members = np.arange(self.num_members, dtype=np.uint16)[:, None]
+        if self.permutation == "cyclic":
+            shift = random.integers(1, max(self.num_members, 2), size=num_picked, dtype=np.uint16)
+            return (members + shift) % np.uint16(self.num_members)
+        source = np.repeat(members, num_picked, axis=1)
+        column = np.arange(num_picked)
+        for last in range(self.num_members - 1, 0, -1):  # Fisher-Yates, all columns at once
+            other = random.integers(last + 1, size=num_picked, dtype=np.uint16)
+            taken = source[other, column]
+            source[other, column] = source[last]
+            source[last] = taken
+        return source
+
+
+def _poisson_points(random: np.random.Generator, end: float) -> NDArray[np.float64]:
+    """The points of a Poisson process of intensity 1 on [0, end), in order."""
+    num_gaps = int(end + 6.0 * np.sqrt(end)) + 16  # enough in all but one draw of a billion
+    points = np.cumsum(random.standard_exponential(num_gaps))
+    while points[-1] < end:
+        gaps = random.standard_exponential(num_gaps)
+        gaps[0] += points[-1]
+        points = np.concatenate([points, np.cumsum(gaps)])
+    return points[: np.searchsorted(points, end)]

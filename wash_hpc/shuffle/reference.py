@@ -1,0 +1,92 @@
+"""The slow oracle: the same draw, plan and shuffle, written as the paper says them, one number at a time.
+
+Everything fast in this project has to agree with this file bit for bit. It is for tests and for reading.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from wash_hpc.seeds import Stream, generator
+from wash_hpc.shuffle.draw import Draw, Drawer
+from wash_hpc.shuffle.plan import Plan
+
+
+def draw_slowly(drawer: Drawer, step: int) -> Draw:
+    """The draw of a step, walking over every parameter of every layer.
+
+    Walks the clock of the Poisson process parameter by parameter and picks those in whose interval a point falls; then
+    shuffles a list of members for each picked position (Fisher and Yates).
+    """
+    random = generator(drawer.seed, Stream.SHUFFLE, step, 0)
+    point = float(random.standard_exponential())
+    positions = []
+    for layer, size in enumerate(drawer.layer_sizes):
+        begin = drawer.layer_ends[layer] - drawer.intensities[layer] * size
+        for offset in range(size):
+            hit = bool(drawer.probabilities[layer] >= 1.0)
+            while drawer.intensities[layer] > 0 and _parameter_of(point, begin, drawer, layer) == offset:
+                hit = True
+                point += float(random.standard_exponential())
+            if hit:
+                positions.append(int(drawer.layer_starts[layer]) + offset)
+    return Draw(np.array(positions, dtype=np.int64), _permute_slowly(drawer, step, len(positions)))
+
+
+def _parameter_of(point: float, begin: float, drawer: Drawer, layer: int) -> int:
+    """In which parameter's interval of a layer a point falls; -1 for none."""
+    if point >= drawer.layer_ends[layer]:
+        return -1
+    return min(int((point - begin) / drawer.intensities[layer]), int(drawer.layer_sizes[layer]) - 1)
+
+
+def _permute_slowly(drawer: Drawer, step: int, num_picked: int) -> np.ndarray:
+    random = generator(drawer.seed, Stream.SHUFFLE, step, 1)
+    num_members = drawer.num_members
+    if drawer.permutation == "cyclic":
+        shifts = random.integers(1, max(num_members, 2), size=num_picked, dtype=np.uint16)
+        rotated = [[(member + int(shift)) % num_members for shift in shifts] for member in range(num_members)]
+        return np.array(rotated, dtype=np.uint16).reshape(num_members, num_picked)
+    columns = [list(range(num_members)) for _ in range(num_picked)]
+    for last in range(num_members - 1, 0, -1):
+        for column, other in zip(columns, random.integers(last + 1, size=num_picked, dtype=np.uint16), strict=True):
+            column[last], column[other] = column[other], column[last]
+    return np.array(columns, dtype=np.uint16).reshape(num_picked, num_members).T
+
+
+def shuffle_members(values: Tensor, draw: Draw) -> Tensor:
+    """All members' values after the shuffle: `new[n, pos_k] = old[source[n, k], pos_k]`.
+
+    Args:
+        values: [M, P], one row a member, left as it is.
+        draw: the draw of this step.
+
+    Returns:
+        [M, P], the same dtype.
+    """
+    shuffled = values.clone()
+    for k, position in enumerate(draw.positions):
+        for member in range(len(values)):
+            shuffled[member, position] = values[int(draw.source[member, k]), position]
+    return shuffled
+
+
+def plan_slowly(draw: Draw, member: int) -> Plan:
+    """One member's plan over a single row, one value at a time."""
+    num_members = len(draw.source)
+    sent: list[list[int]] = [[] for _ in range(num_members)]
+    received: list[list[int]] = [[] for _ in range(num_members)]
+    for k, position in enumerate(draw.positions):
+        source = int(draw.source[member, k])
+        if source == member:
+            continue
+        received[source].append(int(position))
+        destination = [int(s) for s in draw.source[:, k]].index(member)
+        sent[destination].append(int(position))
+    return Plan(
+        send_positions=np.array([p for part in sent for p in part], dtype=np.int64),
+        recv_positions=np.array([p for part in received for p in part], dtype=np.int64),
+        send_counts=np.array([len(part) for part in sent], dtype=np.int64),
+        recv_counts=np.array([len(part) for part in received], dtype=np.int64),
+    )
