@@ -1,0 +1,49 @@
+"""What all tests share: the count of MPI tests by ranks, the groups that need something installed, and a clean MPI."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+_mpi_ranks: dict[str, int] = {}
+_groups: dict[str, str] = {}
+_num_mpi_tests: Counter[int] = Counter()
+_num_by_group: Counter[str] = Counter()
+_GROUPS = ("slurm", "fashion_mnist", "gpu")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("mpi") is not None:
+            _mpi_ranks[item.nodeid] = getattr(item, "callspec").params["mpi_ranks"]  # noqa: B009 - Item has no callspec
+        for group in _GROUPS:
+            if item.get_closest_marker(group) is not None:
+                _groups[item.nodeid] = group
+        if item.get_closest_marker("slurm") is not None and shutil.which("slurmctld") is None:
+            item.add_marker(pytest.mark.skip(reason="slurmctld is not installed (Debian: slurm-wlm, munge)"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count each test once, whatever its outcome; under mpirun every rank reports, and rank 0 stands for all."""
+    if report.when != "call" or report.skipped:
+        return
+    nodeid, _, rank = report.nodeid.partition("[rank=")
+    if nodeid in _mpi_ranks and rank in ("", "0]"):
+        _num_mpi_tests[_mpi_ranks[nodeid]] += 1
+    if nodeid in _groups:
+        _num_by_group[_groups[nodeid]] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    counts = ", ".join(f"{_num_mpi_tests[ranks]} on {ranks}" for ranks in sorted({1, 2, 3, 4} | set(_num_mpi_tests)))
+    terminalreporter.write_line(f"MPI tests run, by ranks: {counts}")
+    terminalreporter.write_line("tests that need: " + ", ".join(f"{name} {_num_by_group[name]}" for name in _GROUPS))
+    build = Path("build")
+    if build.is_dir():
+        groups = {"mpi": dict(_num_mpi_tests), **{name: _num_by_group[name] for name in _GROUPS}}
+        (build / "test-groups.json").write_text(json.dumps(groups))

@@ -1,0 +1,70 @@
+"""Both reducers do the same: sums, means and broadcasts over each scope, for every way of sharing out the ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wash_hpc.parallel.reducer import Scope, reducer_class
+from wash_hpc.parallel.world import World, start_mpi
+
+KINDS = ["horovod", "mpi"]
+
+
+def value_of(rank: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(rank))
+    return (values * 100).to(dtype)
+
+
+def scopes(world: World) -> dict[Scope, list[int]]:
+    layout = world.layout
+    return {
+        Scope.MEMBER: layout.ranks_of_member(layout.member),
+        Scope.MEMBERS: layout.ranks_of_replica(layout.replica),
+        Scope.WORLD: list(range(layout.size)),
+    }
+
+
+def check_everything(world: World, kind: str) -> None:
+    reducer = reducer_class(kind)(world)
+    rank = world.layout.rank
+    for scope, ranks in scopes(world).items():
+        for dtype in (torch.float32, torch.float64, torch.int64):
+            total = reducer.sum_(value_of(rank, dtype), scope)
+            expected = np.sum([value_of(r, dtype).double().numpy() for r in ranks], axis=0)
+            assert np.allclose(total.double().numpy(), expected, rtol=1e-4, atol=1e-3)
+            everyone = world.comm.allgather((ranks, total.numpy().tobytes()))
+            assert all(raw == total.numpy().tobytes() for other, raw in everyone if other == ranks), "differs in bits"
+        mean = reducer.mean_(value_of(rank), scope)
+        assert np.allclose(mean.numpy(), np.mean([value_of(r).numpy() for r in ranks], axis=0), rtol=1e-4, atol=1e-3)
+        for root, root_rank in enumerate(ranks):
+            assert torch.equal(reducer.broadcast_(value_of(rank), scope, root=root), value_of(root_rank))
+    pending = [value_of(rank) + number for number in range(5)]
+    expected = np.mean([value_of(r).numpy() for r in scopes(world)[Scope.MEMBER]], axis=0)
+    for _ in range(3):  # the same names again, as at every training step
+        tensors = [tensor.clone() for tensor in pending]
+        for number, tensor in enumerate(tensors):
+            reducer.start_mean_(tensor, f"gradient {number}")
+        reducer.finish()
+        for number, tensor in enumerate(tensors):
+            assert np.allclose(tensor.numpy(), expected + number, rtol=1e-4, atol=1e-3)
+    reducer.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
+def test_reductions_over_members_without_replicas(mpi_ranks, kind):
+    check_everything(World.open(start_mpi(), mpi_ranks), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.mpi(ranks=[2, 3, 4], timeout=120)
+def test_reductions_over_the_replicas_of_a_single_member(mpi_ranks, kind):
+    check_everything(World.open(start_mpi(), 1), kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.mpi(ranks=[4], timeout=120)
+def test_reductions_over_two_members_of_two_replicas(mpi_ranks, kind):
+    check_everything(World.open(start_mpi(), 2), kind)

@@ -1,0 +1,80 @@
+"""Support code of the tests: launching real ranks, small configurations, reading what a run left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from wash_hpc.config import Config, load_config
+from wash_hpc.storage.weights import count_members, member_file
+
+# A run of seconds: synthetic images, a network with normalisation, momentum, augmentation.
+TINY = [
+    "data.name=synthetic",
+    "data.image_size=8",
+    "data.resize=8",
+    "data.num_images=64",
+    "data.num_classes=4",
+    "data.batch_size=8",
+    "data.held_out=0.25",
+    "data.crop_padding=1",
+    "model.name=resnet_small",
+    "model.width=4",
+    "train.steps=8",
+    "optimizer.lr=0.05",
+    "method.name=wash",
+    "method.p=0.3",
+    "log.every_steps=4",
+    "log.progress=off",
+    "evaluate.every_epochs=0",
+    "evaluate.batch_size=16",
+    "evaluate.statistics_images=32",
+]
+
+
+def tiny_config(*overrides: str) -> Config:
+    """The configuration of a run of seconds."""
+    return load_config(None, [*TINY, *overrides])
+
+
+def mpirun(num_ranks: int, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on so many real ranks, as a user does; a job that hangs is ended and fails the test."""
+    launcher = shutil.which("mpirun")
+    assert launcher is not None, "mpirun is not on PATH: run the tests by make test, or source tools/mpi_env.sh"
+    return subprocess.run(
+        [launcher, "-n", str(num_ranks), *command],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def train(folder: Path, name: str, num_ranks: int, *overrides: str) -> Path:
+    """Train a tiny run by the command line on so many ranks and return its folder."""
+    config = folder / "tiny.yaml"
+    config.write_text("{}\n")
+    where = [f"run.dir={folder}", f"run.name={name}"]
+    command = [sys.executable, "-m", "wash_hpc", "train", str(config), *TINY, *where, *overrides]
+    done = mpirun(num_ranks, *command)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return folder / name
+
+
+def final_weights(run: Path) -> list[dict[str, Tensor]]:
+    """The state dicts of a finished run's members."""
+    return [load_file(member_file(run, member)) for member in range(count_members(run))]
+
+
+def equal_weights(first: Path, second: Path) -> bool:
+    """Whether two finished runs have the same members, bit for bit."""
+    pairs = list(zip(final_weights(first), final_weights(second), strict=True))
+    return all(a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a) for a, b in pairs)

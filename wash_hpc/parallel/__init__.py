@@ -1,0 +1,25 @@
+"""The only package that communicates. mpi4py and Horovod are imported here and nowhere else, and only when used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wash_hpc.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+INSTALL_MPI = "pip install 'wash_hpc[mpi]'"
+
+
+def start_mpi() -> MPI.Intracomm:
+    """Start MPI. Collective over MPI_COMM_WORLD; without a launcher the world is one rank.
+
+    Raises:
+        MissingDependencyError: no mpi4py, or no MPI library that it can load.
+    """
+    try:
+        from wash_hpc.parallel import world
+    except (ImportError, RuntimeError) as error:
+        raise MissingDependencyError(f"MPI ({error})", INSTALL_MPI) from error
+    return world.start_mpi()

@@ -1,0 +1,177 @@
+"""The ranks of a run: their communicators, how they agree, and how they all stop when one fails.
+
+Owns mpi4py's communicators. What is exchanged over them is the business of `exchange` and the reducers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NoReturn, TypeVar, cast
+
+from mpi4py import MPI
+
+from wash_hpc.errors import WashError, WorldError
+from wash_hpc.parallel.layout import Layout
+
+T = TypeVar("T")
+Comm = MPI.Intracomm
+
+
+@dataclass(frozen=True)
+class World:
+    """All ranks, and this rank's two smaller circles.
+
+    Attributes:
+        comm: all W ranks.
+        member_comm: the R ranks of this rank's member; rank in it = replica.
+        exchange_comm: this rank's replica of all M members; rank in it = member.
+        layout: this rank's place.
+        local_rank: this rank's number among the ranks of its host.
+        local_size: ranks on this host.
+    """
+
+    comm: Comm
+    member_comm: Comm
+    exchange_comm: Comm
+    layout: Layout
+    local_rank: int
+    local_size: int
+
+    @classmethod
+    def open(cls, comm: Comm, num_members: int | None) -> World:
+        """Share out the ranks of `comm`. Collective over it.
+
+        Args:
+            comm: all ranks.
+            num_members: M, equal on all ranks, or None for one member a rank.
+
+        Raises:
+            WorldError: on all ranks, where the ranks are not a multiple of the members.
+        """
+        layout = Layout(comm.rank, comm.size, comm.size if num_members is None else num_members)
+        local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        return cls(
+            comm=comm,
+            member_comm=cast(Comm, comm.Split(layout.member, layout.replica)),
+            exchange_comm=cast(Comm, comm.Split(layout.replica, layout.member)),
+            layout=layout,
+            local_rank=local.rank,
+            local_size=local.size,
+        )
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this rank writes the shared files."""
+        return self.comm.rank == 0
+
+    def require_same(self, value: object, what: str) -> None:
+        """Check that `value` is equal on all ranks. Collective over `comm`.
+
+        Raises:
+            WorldError: on all ranks, naming those that differ from the majority.
+        """
+        values = self.comm.allgather(value)
+        usual = max(values, key=values.count)
+        different = [rank for rank, other in enumerate(values) if other != usual]
+        if different:
+            ranks = ", ".join(map(str, different))
+            raise _agreed(
+                WorldError(f"{what} differs between ranks: rank {ranks} has {values[different[0]]!r}, not {usual!r}")
+            )
+
+    def barrier(self) -> None:
+        """Wait for every rank. Collective over `comm`."""
+        self.comm.Barrier()
+
+
+def start_mpi() -> Comm:
+    """A communicator of all ranks: a duplicate of MPI_COMM_WORLD, so that nobody else's messages meet ours. Collective.
+
+    From now on an uncaught error on any rank ends the whole job.
+    """
+    comm = MPI.COMM_WORLD.Dup()
+    abort_on_uncaught_error(f"rank {comm.rank} of {comm.size}", comm.rank)
+    return comm
+
+
+def abort_on_uncaught_error(who: str, rank: int) -> None:
+    """From now on an uncaught error ends the whole job, and is printed once. Local.
+
+    A rank that raises outside MPI would leave the others waiting for ever. It prints its traceback and aborts
+    MPI_COMM_WORLD, which ends every rank with a non-zero status. Errors that all ranks have at once are printed once:
+    a rank waits a little longer the higher it is, and the first to abort ends the rest.
+
+    Args:
+        who: this rank, in the words of the message.
+        rank: its number in the world.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        time.sleep(min(rank, 8) * 0.5)
+        text = "".join(traceback.format_exception(kind, error, trace))
+        sys.stderr.write(f"wash_hpc: {who} failed; stopping all ranks\n{text}")
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Abort(1)
+
+    sys.excepthook = hook
+
+
+@contextmanager
+def agreed(comm: Comm) -> Iterator[None]:
+    """A block in which a user's mistake seen by one rank stops them all. Collective over `comm`.
+
+    Raises:
+        WashError: on every rank the same, that of the lowest rank which had one; where only some ranks had it, the
+            sentence says which.
+    """
+    mistake: WashError | None = None
+    try:
+        yield
+    except WashError as error:
+        mistake = error
+    said = comm.allgather(None if mistake is None else str(mistake))
+    affected = [rank for rank, sentence in enumerate(said) if sentence is not None]
+    if affected:
+        where = "" if len(affected) == len(said) else f" (said rank {', '.join(map(str, affected))} of {len(said)})"
+        raise _agreed(WashError(f"{said[affected[0]]}{where}")) from mistake
+
+
+def on_root(comm: Comm, make: Callable[[], T]) -> T:
+    """Run `make` on rank 0 and give its result, or its `WashError`, to all. Collective over `comm`."""
+    result: T | None = None
+    mistake: WashError | None = None
+    if comm.rank == 0:
+        try:
+            result = make()
+        except WashError as error:
+            mistake = error
+    result, mistake = comm.bcast((result, mistake))
+    if mistake is not None:
+        raise _agreed(mistake)
+    return cast(T, result)
+
+
+def end_for(error: WashError) -> NoReturn:
+    """Say a user's mistake and end this process with status 2.
+
+    A mistake on which all ranks agree is said once, by the root. One that a single rank met alone, such as a disk that
+    is full for the root, ends the whole job: the others would wait for ever.
+    """
+    comm = MPI.COMM_WORLD
+    if comm.rank == 0 or not error.agreed:
+        sys.stderr.write(f"wash_hpc: error: {error}\n")
+        sys.stderr.flush()
+    if not error.agreed and comm.size > 1:
+        comm.Abort(2)
+    sys.exit(2)
+
+
+def _agreed(error: WashError) -> WashError:
+    error.agreed = True
+    return error
