@@ -1,0 +1,249 @@
+"""Image files to batches through DALI, on the CPU or a GPU by one code path. The only module that imports DALI.
+
+The order is ours: a plain Python callback gives DALI, batch by batch, the paths, the labels and the random numbers, so
+that DALI holds no state worth saving and a run resumes at any step exactly.
+
+    feed (numpy)                  paths, labels, draws                        Python, a few batches ahead
+      io.file.read                encoded bytes                               C++ threads
+      peek_image_shape            height and width, hence the crop window     C++ threads
+      decoders.image_slice        the window, decoded                         C++ threads, or the GPU's decoder
+      resize, normalise, mirror   [B, 3, H, W] float32                        C++ threads, or the GPU
+    Batch (torch)                 shares DALI's memory, and keeps it
+"""
+
+# DALI makes its operators at run time, so mypy sees neither them nor their types.
+# mypy: disable-error-code="attr-defined,no-untyped-call"
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wash_hpc.config import DataConfig
+from wash_hpc.data.augment import HEIGHTS, LEFT, MIRROR, NUM_TRIES, RATIOS, TOP, WIDTHS
+from wash_hpc.data.folder import find_fault
+from wash_hpc.data.source import Batch
+from wash_hpc.errors import DataError, MissingDependencyError
+
+try:
+    import nvidia.dali
+    import nvidia.dali.fn as fn
+    import nvidia.dali.math as dali_math
+    import nvidia.dali.types as types
+    from nvidia.dali.pipeline import Pipeline
+except ImportError as error:
+    raise MissingDependencyError("NVIDIA DALI", "pip install 'wash_hpc[dali]'") from error
+
+PREFETCH = 3  # batches that DALI works on ahead of the training loop
+Node = Any  # a DataNode of DALI's graph, whose operators are not annotated
+
+
+@dataclass(frozen=True)
+class FileBatch:
+    """What DALI is asked for.
+
+    Attributes:
+        paths: B paths.
+        labels: [B] int64.
+        draws: [B, 23] float32 as `augment.draw_windows` gives them; None: the centre, not mirrored.
+    """
+
+    paths: list[str]
+    labels: NDArray[np.int64]
+    draws: NDArray[np.float32] | None
+
+
+def version() -> str:
+    """DALI's version."""
+    return str(nvidia.dali.__version__)
+
+
+def run_pipeline(
+    feed: Iterator[FileBatch], max_batch_size: int, data: DataConfig, device: torch.device, augment: bool
+) -> Iterator[Batch]:
+    """Decode and resize the images of each batch of a feed, some batches ahead, in background threads.
+
+    Args:
+        feed: the batches, of at most `max_batch_size` images.
+        max_batch_size: sizes DALI's memory.
+        data: sizes, normalisation and number of threads.
+        device: where batches are wanted; DALI decodes and resizes there.
+        augment: cut out the window that the draws give; else the centre.
+
+    Yields:
+        Batches that stay valid after the next is taken.
+
+    Raises:
+        DataError: a file cannot be read or decoded.
+    """
+    recent: deque[list[str]] = deque(maxlen=2 * PREFETCH + 2)
+    pipeline = _build_pipeline(_remember(feed, recent), max_batch_size, data, device, augment)
+    while True:
+        try:
+            images, labels = pipeline.run(torch.cuda.current_stream(device) if device.type == "cuda" else None)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            raise _name_culprit(error, recent) from error
+        # No copy: DALI's dynamic executor hands the memory over, and torch keeps it for as long as the tensor lives.
+        yield Batch(torch.from_dlpack(images.as_tensor()), torch.from_dlpack(labels.as_tensor()))
+
+
+def _build_pipeline(
+    feed: Iterator[FileBatch], max_batch_size: int, data: DataConfig, device: torch.device, augment: bool
+) -> Pipeline:
+    """The DALI graph from paths, labels and draws to images and labels; arguments as in `run_pipeline`."""
+    on_gpu = device.type == "cuda"
+    pipeline = Pipeline(
+        batch_size=max_batch_size,
+        num_threads=data.workers,
+        device_id=(torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None,
+        prefetch_queue_depth=PREFETCH,
+        exec_dynamic=True,
+    )
+    kinds, axes = [types.UINT8, types.INT64, types.FLOAT], [1, 0, 1]
+    num_inputs = 3 if augment else 2
+    with pipeline:
+        paths, labels, *draws = fn.external_source(
+            source=_encode(feed), num_outputs=num_inputs, dtype=kinds[:num_inputs], ndim=axes[:num_inputs]
+        )
+        encoded = fn.io.file.read(paths, dont_use_mmap=True)  # mapping files is slow on network file systems
+        if augment:
+            images = _random_crop(encoded, draws[0], data.image_size, on_gpu)
+            mirror: Node = fn.cast(draws[0][MIRROR], dtype=types.INT32)
+        else:
+            images = _centre_crop(encoded, data.resize, data.image_size, on_gpu)
+            mirror = 0
+        normalised = fn.crop_mirror_normalize(
+            images,
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            mean=[255 * value for value in data.mean],
+            std=[255 * value for value in data.std],
+            mirror=mirror,
+        )
+        pipeline.set_outputs(normalised, labels.gpu() if on_gpu else labels)
+    pipeline.build()
+    return pipeline
+
+
+def _random_crop(encoded: Node, draws: Node, image_size: int, on_gpu: bool) -> Node:
+    """The window that the draws give, decoded alone and resized."""
+    height, width = _image_shape(encoded)
+    corner, shape = random_window(height, width, draws)
+    images = fn.decoders.image_slice(encoded, corner, shape, axes=[0, 1], **_decoding(on_gpu))
+    return fn.resize(images, size=[image_size, image_size], interp_type=types.INTERP_LINEAR, antialias=True)
+
+
+def random_window(height: Node, width: Node, draws: Node) -> tuple[Node, Node]:
+    """`augment.first_valid_window` in DALI's arithmetic, which has no branches: 0 and 1 are multiplied in their stead.
+
+    Args:
+        height: of each image, int32.
+        width: of each image, int32.
+        draws: [23] float32 for each image.
+
+    Returns:
+        (top, left) and (height, width) of each window, [2] int32 each.
+    """
+    side = dali_math.sqrt(fn.cast(height * width, dtype=types.FLOAT))
+    heights = _floor(draws[HEIGHTS] * side + 0.5)
+    widths = _floor(draws[WIDTHS] * side + 0.5)
+    fits = (heights > 0) & (widths > 0) & (heights <= height) & (widths <= width)
+    # The first that fits has the largest rank; where none does the largest is 0.
+    rank = fn.cast(fits, dtype=types.INT32) * types.Constant(np.arange(NUM_TRIES, 0, -1, dtype=np.int32))
+    best = fn.reductions.max(rank, axes=[0])
+    chosen = fn.cast((rank == best) & (best > 0), dtype=types.INT32)
+    any_fits = fn.cast(best > 0, dtype=types.INT32)
+    starts, lengths = [], []
+    for size, sizes, largest, corner in (
+        (height, heights, _floor(width / RATIOS[0] + 0.5), draws[TOP]),
+        (width, widths, _floor(height * RATIOS[1] + 0.5), draws[LEFT]),
+    ):
+        drawn = fn.reductions.sum(sizes * chosen, axes=[0], dtype=types.INT32)
+        length = any_fits * drawn + (1 - any_fits) * dali_math.min(size, largest)
+        room = size - length
+        lengths.append(length)
+        starts.append(any_fits * dali_math.min(_floor(corner * (room + 1)), room) + (1 - any_fits) * (room // 2))
+    return fn.stack(*starts), fn.stack(*lengths)
+
+
+def _centre_crop(encoded: Node, shorter: int, image_size: int, on_gpu: bool) -> Node:
+    """Resize so that the shorter side has `shorter` pixels and cut out the centre, both in one pass over the image."""
+    height, width = _image_shape(encoded)
+    smaller = dali_math.min(height, width)
+    starts, ends = [], []
+    for size in (height, width):
+        resized = (size * shorter) // smaller  # torchvision drops the fraction of a pixel
+        room = resized - image_size
+        start = room // 2 + (room & 1) * (room // 2 & 1)  # torchvision rounds a half to the even neighbour
+        step = fn.cast(size, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
+        starts.append(start * step)
+        ends.append((start + image_size) * step)
+    return fn.resize(
+        fn.decoders.image(encoded, **_decoding(on_gpu)),
+        size=[image_size, image_size],
+        roi_start=fn.stack(*starts),
+        roi_end=fn.stack(*ends),
+        interp_type=types.INTERP_LINEAR,
+        antialias=True,
+    )
+
+
+def _decoding(on_gpu: bool) -> dict[str, Any]:
+    """How files are decoded: as torchvision's loader does, so not turned by the camera's orientation tag."""
+    return {"device": "mixed" if on_gpu else "cpu", "adjust_orientation": False, "jpeg_fancy_upsampling": True}
+
+
+def _image_shape(encoded: Node) -> tuple[Node, Node]:
+    shape = fn.peek_image_shape(encoded, dtype=types.INT32, adjust_orientation=False)
+    return shape[0], shape[1]
+
+
+def _floor(value: Node) -> Node:
+    return fn.cast(dali_math.floor(value), dtype=types.INT32)
+
+
+def _encode(feed: Iterator[FileBatch]) -> Callable[[], tuple[Any, ...]]:
+    """The callback that DALI asks for a batch; it ends with StopIteration."""
+
+    def next_batch() -> tuple[Any, ...]:
+        batch = next(feed)
+        inputs = ([_as_bytes(path) for path in batch.paths], batch.labels)
+        return inputs if batch.draws is None else (*inputs, batch.draws)
+
+    return next_batch
+
+
+def _as_bytes(path: str) -> NDArray[np.uint8]:
+    return np.frombuffer(os.fsencode(path), dtype=np.uint8)
+
+
+def _remember(feed: Iterator[FileBatch], recent: deque[list[str]]) -> Iterator[FileBatch]:
+    for batch in feed:
+        recent.append(batch.paths)
+        yield batch
+
+
+def _name_culprit(error: RuntimeError, recent: deque[list[str]]) -> Exception:
+    """The DataError that names the file which DALI cannot decode, or `error` itself where all can be decoded."""
+    one_by_one = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with one_by_one:
+        encoded = fn.io.file.read(fn.external_source(name="path", dtype=types.UINT8, ndim=1))
+        one_by_one.set_outputs(fn.decoders.image(encoded, **_decoding(on_gpu=False)))
+    for path in dict.fromkeys(path for paths in recent for path in paths):
+        fault = find_fault(path)
+        if fault is not None:
+            return DataError(fault)
+        try:
+            one_by_one.run(path=[_as_bytes(path)])
+        except RuntimeError:
+            return DataError(f"{path}: this image cannot be decoded; is the file complete?")
+    return error

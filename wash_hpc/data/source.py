@@ -1,0 +1,130 @@
+"""What every data source offers, and the order in which images are seen. No reading of files here.
+
+The order is a pure function of (seed, member, epoch), so a position in the data is a step and nothing needs saving.
+Every member sees the whole training set; only the replicas of one member share out its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wash_hpc.errors import ConfigError
+from wash_hpc.seeds import Stream, generator
+
+Split = Literal["held_out", "test"]
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and their classes, both on the source's device.
+
+    Attributes:
+        images: [B, C, H, W] float32, normalised.
+        labels: [B] int64, in [0, num_classes).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of several of nearly equal size; the parts cover everything once."""
+
+    part: int = 0
+    num_parts: int = 1
+
+    def of(self, num_items: int) -> range:
+        """The items of this part, a contiguous range of [0, num_items)."""
+        return range(num_items * self.part // self.num_parts, num_items * (self.part + 1) // self.num_parts)
+
+
+class Source(Protocol):
+    """A data set with its splits, on one device.
+
+    Attributes:
+        num_classes: number of classes.
+        image_shape: (C, H, W) of one image of a batch.
+        num_train: training images, without those held out.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    num_train: int
+
+    def num_images(self, split: Split) -> int:
+        """How many images a split has; `held_out` may have none."""
+
+    def check_files(self, shard: Shard) -> None:
+        """Look at this part of the files behind the set, as far as opening it has not; reads, changes nothing.
+
+        Raises:
+            DataError: a file that cannot be read or is no image.
+        """
+
+    def train(self, member: int, replica: Shard, batch_size: int, first_step: int) -> Iterator[Batch]:
+        """Training batches without end, from `first_step` on (0 is the first step of the run).
+
+        Args:
+            member: whose order.
+            replica: this rank's share of each batch of its member.
+            batch_size: images of the member's whole batch; this rank's part is `replica.of(batch_size)`.
+            first_step: where to start; the stream from there equals that of a run that never stopped, bit for bit.
+        """
+
+    def evaluate(self, split: Split, shard: Shard, batch_size: int) -> Iterator[Batch]:
+        """Each image of this part of a split once, in a fixed order, not augmented; the last batch may be smaller."""
+
+    def statistics(self, num_images: int, shard: Shard, batch_size: int) -> Iterator[Batch]:
+        """This part of `num_images` training images, the same random choice on all ranks, augmented as in training."""
+
+
+def steps_per_epoch(num_train: int, batch_size: int) -> int:
+    """Full batches in one pass; the rest of an epoch is dropped so that shapes are fixed.
+
+    Raises:
+        ConfigError: the training set is smaller than one batch.
+    """
+    if num_train < batch_size:
+        raise ConfigError(f"data.batch_size={batch_size}: the training set has only {num_train} images")
+    return num_train // batch_size
+
+
+def batch_positions(seed: int, member: int, step: int, num_train: int, batch_size: int) -> Positions:
+    """Which training images member `member` sees at `step`: [batch_size] int64 positions in the training set."""
+    epoch, batch = divmod(step, steps_per_epoch(num_train, batch_size))
+    return epoch_order(seed, member, epoch, num_train)[batch * batch_size : (batch + 1) * batch_size]
+
+
+def epoch_order(seed: int, member: int, epoch: int, num_train: int) -> Positions:
+    """The member's own permutation of the whole training set in one epoch: [num_train] int64."""
+    return generator(seed, Stream.ORDER, member, epoch).permutation(num_train)
+
+
+def iterate_positions(
+    seed: int, member: int, first_step: int, num_train: int, batch_size: int
+) -> Iterator[tuple[int, Positions]]:
+    """`(step, batch_positions(step))` from `first_step` on without end; draws each epoch's order once."""
+    per_epoch = steps_per_epoch(num_train, batch_size)
+    step = first_step
+    while True:
+        epoch = step // per_epoch
+        order = epoch_order(seed, member, epoch, num_train)
+        for step in range(step, (epoch + 1) * per_epoch):  # noqa: B020 - the last step of the epoch is wanted below
+            batch = step % per_epoch
+            yield step, order[batch * batch_size : (batch + 1) * batch_size]
+        step += 1
+
+
+def split_held_out(seed_of_split: int, num_images: int, share: float) -> tuple[Positions, Positions]:
+    """Divide a training set into (kept, held out) positions, both sorted; the same for every run seed of one share."""
+    order = generator(seed_of_split, Stream.SPLIT).permutation(num_images)
+    num_held_out = round(num_images * share)
+    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
