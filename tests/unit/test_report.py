@@ -1,0 +1,314 @@
+"""Tables, curves, the page and the live view: they say what the files say, and no run can write into the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from wash_hpc.errors import MissingDependencyError, RunFolderError
+from wash_hpc.report.curves import figures, thinned
+from wash_hpc.report.follow import status_line
+from wash_hpc.report.page import page_text, write_page
+from wash_hpc.report.runs import Run, read_runs, with_metrics
+from wash_hpc.report.table import COLUMNS, csv_text, format_bytes, format_percent, format_seconds, print_table
+from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
+from wash_hpc.storage.summary import Summary, write_summary
+
+EVIL = '</script><script>alert("x")</script>'
+NAN = float("nan")
+
+
+def summary(name: str = "demo", **changes: object) -> Summary:
+    base = Summary(
+        name, "wash", 2, 1, 0, 30, 1.5, 900, 100, 0.9712, 0.98, 0.977, 0.987, 0.986, None, 3.2, 123_456_789, 183.2, 90.0
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
+    """A finished run of two members with metrics."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"run:\n  name: {run.name}\n")
+    with MetricsWriter(folder, 2, ["conv", "fc"], {}) as writer:
+        for step in range(1, num_records + 1):
+            row, sent = np.array([1.0, 2.0]) / step, np.full(2, 10 * step)
+            consensus = step / 10 if step % 10 == 0 else NAN
+            loss = np.full(2, NAN) if step == 5 else row
+            writer.append_train(
+                TrainRecord(
+                    step, step / 20, 0.1, loss, 1 - row / 2, row, row, row, row, sent, sent, consensus, np.zeros(2)
+                )
+            )
+            if step % 10 == 0:
+                writer.append_evaluation(EvaluationRecord(step, 1 - row / 2, 0.95, 0.9 + step / 1000))
+    write_summary(folder, run)
+    return folder
+
+
+def load(*folders: Path) -> list[Run]:
+    runs, problems = with_metrics(read_runs(folders)[0])
+    assert problems == []
+    return runs
+
+
+def printed(runs: Sequence[Summary], width: int, terminal: bool) -> str:
+    text = io.StringIO()
+    print_table(Console(file=text, width=width, force_terminal=terminal, color_system=None), runs)
+    return text.getvalue()
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements, their attributes, the text of each kind of element."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.texts.setdefault(self._open[-1], []).append(data)
+
+    def count(self, tag: str) -> int:
+        return sum(element == tag for element, _ in self.elements)
+
+    def figures(self) -> list[dict[str, object]]:
+        content = next(text for text in self.texts["script"] if text.startswith("[{"))
+        parsed: list[dict[str, object]] = json.loads(content)
+        return parsed
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (999_600, "1 MB"),
+        (123_456_789, "123 MB"),
+        (1.65e12, "1.65 TB"),
+        (2e15, "2 PB"),
+    ],
+)
+def test_bytes_are_said_in_human_units(num_bytes: float, text: str) -> None:
+    assert format_bytes(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.97, "1 min 00 s"), (183.2, "3 min 03 s"), (11_220, "3 h 07 min")],
+)
+def test_durations_are_said_in_human_units(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_an_accuracy_that_was_not_measured_is_a_dash() -> None:
+    assert (format_percent(None), format_percent(0.98765)) == ("-", "98.77")
+
+
+def test_outside_a_terminal_the_table_is_plain_and_whole() -> None:
+    lines = printed([summary("a" * 100), summary("b", greedy_soup_accuracy=0.5)], width=40, terminal=False).splitlines()
+    titles = [column.title.replace("\n", " ") for column in COLUMNS]
+    assert [title for title in titles if title not in lines[0]] == []
+    row = "wash 2 97.12 98.00 97.70 98.70 98.60 - 123 MB 3 min 03 s"
+    assert " ".join(lines[1].split()) == f"{'a' * 100} {row}"
+    assert lines[2].split()[8] == "50.00"
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])
+def test_in_a_terminal_the_table_fits_and_says_what_it_left_out(width: int) -> None:
+    text = printed([summary("demo-independent"), summary("n" * 90)], width, terminal=True)
+    assert max(map(len, text.splitlines())) <= width
+    assert "98.70" in text
+    header = text.partition("demo")[0].split()
+    left_out = " ".join(text.split()).rstrip(".").partition("No room for: ")[2].split(", ")
+    titles = [column.title.replace("\n", " ") for column in COLUMNS]
+    assert sorted(header) == sorted(word for title in titles if title not in left_out for word in title.split())
+
+
+def test_a_wide_terminal_shows_every_column() -> None:
+    assert "No room for" not in printed([summary(), summary("n" * 90)], 120, terminal=True)
+
+
+def test_names_are_no_markup_of_the_terminal() -> None:
+    assert "[red]x[/red]" in printed([summary("[red]x[/red]")], 120, terminal=True)
+
+
+def test_the_csv_file_has_every_key_and_value() -> None:
+    runs = [summary('a, "quoted"'), summary("b")]
+    rows = list(csv.DictReader(io.StringIO(csv_text(runs))))
+    assert [row["name"] for row in rows] == ['a, "quoted"', "b"]
+    assert rows[0]["soup_accuracy"] == "0.987"
+    assert rows[0]["greedy_soup_accuracy"] == ""
+    assert set(rows[0]) == set(Summary.__dataclass_fields__)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name, summary("same")) for name in ("a", "b")]
+    other = make_run(tmp_path / "c", summary("other"))
+    assert [run.label for run in load(*folders, other)] == [*map(str, folders), "other"]
+
+
+def test_a_run_with_unreadable_metrics_stays_and_is_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", summary("broken"))
+    (folder / "metrics/0000.h5").write_bytes(b"no HDF5")
+    runs, problems = with_metrics(read_runs([folder])[0])
+    assert [run.metrics for run in runs] == [None]
+    assert len(problems) == 1
+    assert "a/metrics/0000.h5" in problems[0]
+    assert "No curves, because the metrics cannot be read: broken." in page_text(runs)
+
+
+def test_the_curves_are_the_records(tmp_path: Path) -> None:
+    by_key = {figure.key: figure for figure in figures(load(make_run(tmp_path / "a", summary())))}
+    loss = by_key["loss"].data
+    assert [trace["x"] for trace in loss] == [list(range(1, 31))] * 2
+    assert loss[0]["y"][4] is None  # not a number
+    assert loss[1]["y"][9] == 0.2
+    assert [trace["showlegend"] for trace in loss] == [True, False]
+    assert by_key["accuracy"].data[0]["y"][0] == 0.5
+    assert (by_key["consensus"].data[0]["x"], by_key["consensus"].data[0]["y"]) == ([10, 20, 30], [1, 2, 3])
+    soup, ensemble, mean = by_key["evaluation"].data
+    assert (soup["x"], soup["y"]) == ([10, 20, 30], [0.91, 0.92, 0.93])
+    assert ensemble["y"] == [0.95] * 3
+    assert mean["y"] == [0.925, 0.9625, 0.975]
+
+
+def test_nothing_sent_has_a_place_on_the_axis_of_bytes(tmp_path: Path) -> None:
+    folders = [
+        make_run(tmp_path / f"r{sent}", summary(f"r{sent}", bytes_sent_per_member=sent))
+        for sent in (0, 2500, 8_000_000)
+    ]
+    figure = figures(load(*folders))[-1]
+    nothing, little, much = (trace["x"][0] for trace in figure.data)
+    assert 0 < nothing < little == 2500
+    assert much == 8_000_000
+    x_axis = figure.axes["xaxis"]
+    assert dict(zip(x_axis["ticktext"], x_axis["tickvals"], strict=True))["nothing"] == nothing
+    assert x_axis["ticktext"][-1] == "10 MB"
+
+
+def test_long_curves_are_thinned_and_keep_their_ends() -> None:
+    rows = thinned(200_000, 1000)
+    assert (len(rows), rows[0], rows[-1]) == (1000, 0, 199_999)
+    assert len(set(rows.tolist())) == 1000
+    assert thinned(7, 1000).tolist() == list(range(7))
+
+
+def test_each_run_has_a_colour_and_a_style_of_its_own(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", summary())
+    runs = [replace(load(folder)[0], label=str(number)) for number in range(20)]
+    consensus = next(figure for figure in figures(runs) if figure.key == "consensus")
+    assert len({(trace["line"]["color"], trace["line"]["dash"]) for trace in consensus.data}) == 20
+
+
+def test_the_page_loads_nothing_and_holds_plotly_once(tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    write_page(file, load(make_run(tmp_path / "a", summary())))
+    text = file.read_text(encoding="utf-8")
+    page = Page(text)
+    loading = [
+        (tag, name) for tag, attributes in page.elements for name in attributes if name in {"src", "href", "srcset"}
+    ]
+    assert loading == []
+    assert page.count("link") == 0
+    policy = next(attributes["content"] for tag, attributes in page.elements if "http-equiv" in attributes)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    assert sum(len(script) > 1_000_000 for script in page.texts["script"]) == 1
+    assert file.stat().st_size < 6_000_000
+
+
+def test_the_page_has_a_place_for_each_figure_and_a_heading_for_each_part(tmp_path: Path) -> None:
+    text = page_text(load(make_run(tmp_path / "a", summary("my run"))))
+    page = Page(text)
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    keys = [str(figure["key"]) for figure in page.figures()]
+    assert keys == ["evaluation", "loss", "accuracy", "consensus", "bytes"]
+    assert set(keys) <= ids
+    assert page.texts["title"] == page.texts["h1"] == ["WASH report: my run"]
+    assert page.count("h2") == len(keys) + 2
+    assert "prefers-color-scheme: dark" in text
+    assert page.texts["pre"] == ["run:\n  name: my run\n"]
+    assert "98.70" in page.texts["td"]
+
+
+def test_a_run_cannot_write_into_the_page(tmp_path: Path) -> None:
+    harmless = Page(page_text(load(make_run(tmp_path / "a", summary("harmless")))))
+    evil = Page(page_text(load(make_run(tmp_path / "b", summary(EVIL)))))
+    assert [tag for tag, _ in evil.elements] == [tag for tag, _ in harmless.elements]
+    assert evil.texts["pre"] == [f"run:\n  name: {EVIL}\n"]
+    assert EVIL in evil.texts["th"]
+    names = {trace["name"] for figure in evil.figures() for trace in figure["data"]}  # type: ignore[attr-defined]
+    assert names == {"&lt;/script&gt;&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;"}
+
+
+def test_many_runs_still_make_a_small_page(tmp_path: Path) -> None:
+    run = load(make_run(tmp_path / "a", summary(), num_records=500))[0]
+    runs = [replace(run, label=f"run {number}") for number in range(40)]
+    assert len(page_text(runs)) < 6_000_000
+
+
+def test_a_page_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"nowhere/report\.html: cannot be written"):
+        write_page(tmp_path / "nowhere/report.html", load(make_run(tmp_path / "a", summary())))
+
+
+def test_without_plotly_the_install_command_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = load(make_run(tmp_path / "a", summary()))
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(MissingDependencyError, match=r"plotly is not installed.*pip install 'wash_hpc\[report\]'"):
+        page_text(runs)
+
+
+def test_the_live_line_says_the_last_record(tmp_path: Path) -> None:
+    line = status_line(make_run(tmp_path / "a", summary()))
+    assert line == (
+        "step 30, epoch 1.50, loss 0.05, accuracy 97.50 %, 0 images/s a member, 300 B sent, distance 3, "
+        "soup 93.00 %, ensemble 95.00 %, finished"
+    )
+
+
+def test_the_live_line_says_that_nothing_is_there_yet(tmp_path: Path) -> None:
+    assert status_line(tmp_path) == "waiting for the first metrics"
+    with MetricsWriter(tmp_path, 2, ["fc"], {}):
+        assert status_line(tmp_path) == "no records yet"
+
+
+def test_the_live_line_says_when_nothing_has_been_written_for_long(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", summary())
+    (folder / "summary.json").unlink()
+    assert "nothing written" not in status_line(folder)
+    long_ago = time.time() - 600
+    os.utime(folder / "metrics/0000.h5", (long_ago, long_ago))
+    assert status_line(folder).endswith("nothing written for 10 min 00 s")
+
+
+def test_the_live_line_names_an_unreadable_file(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a", summary())
+    (folder / "metrics/0000.h5").write_bytes(b"no HDF5")
+    assert "metrics/0000.h5: not readable" in status_line(folder)

@@ -1,0 +1,166 @@
+"""tools/summarize.py as a user runs it: what is on stdout, on stderr, in the files, and the exit status."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wash_hpc.report.summarize import main
+from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
+from wash_hpc.storage.summary import Summary, write_summary
+
+TOOL = Path(__file__).parents[2] / "tools" / "summarize.py"
+SUMMARY = Summary(
+    "demo", "wash", 2, 1, 0, 30, 1.5, 900, 100, 0.9712, 0.98, 0.977, 0.987, 0.986, None, 3.2, 123_456_789, 183.2, 90.0
+)
+
+
+def start_run(folder: Path, name: str) -> MetricsWriter:
+    """A run that has written one record and goes on."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"run:\n  name: {name}\n")
+    writer = MetricsWriter(folder, 2, ["fc"], {})
+    append(writer, 1)
+    return writer
+
+
+def append(writer: MetricsWriter, step: int) -> None:
+    row, sent = np.array([0.5, 0.7]), np.zeros(2, np.int64)
+    writer.append_train(TrainRecord(step, 0.1, 0.1, row, row, row, row, row, row, sent, sent, 1.0, np.zeros(1)))
+    writer.append_evaluation(EvaluationRecord(step, row, 0.8, 0.7))
+
+
+def finish_run(folder: Path, name: str) -> None:
+    write_summary(folder, replace(SUMMARY, name=name))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Two finished runs."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        start_run(folder, folder.name).close()
+        finish_run(folder, folder.name)
+    return folders
+
+
+def summarize(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_table_of_all_runs_is_the_default(runs: list[Path]) -> None:
+    result = summarize(*runs)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == ["run", "one", "two"]
+
+
+def test_json_prints_the_very_objects_and_nothing_else(runs: list[Path]) -> None:
+    result = summarize(*runs, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == [json.loads((run / "summary.json").read_text()) for run in runs]
+
+
+def test_json_of_one_run_is_a_list_too(runs: list[Path]) -> None:
+    assert [run["name"] for run in json.loads(summarize(runs[1], "--json").stdout)] == ["two"]
+
+
+def test_html_and_csv_are_written_besides(runs: list[Path], tmp_path: Path) -> None:
+    page, table = tmp_path / "report.html", tmp_path / "report.csv"
+    result = summarize(*runs, "--json", "--html", page, "--csv", table)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(json.loads(result.stdout)) == 2
+    assert "<h1>WASH report: 2 runs</h1>" in page.read_text()
+    with table.open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["one", "two"]
+
+
+def test_unfinished_and_broken_runs_are_named_and_the_rest_is_shown(runs: list[Path], tmp_path: Path) -> None:
+    start_run(tmp_path / "going", "going").close()
+    (runs[0] / "summary.json").write_text("{")
+    result = summarize(*runs, tmp_path / "going", tmp_path / "nowhere", "--json")
+    assert result.returncode == 1
+    assert [run["name"] for run in json.loads(result.stdout)] == ["two"]
+    complaints = result.stderr.splitlines()
+    assert len(complaints) == 3
+    assert "one/summary.json: not readable as JSON" in complaints[0]
+    assert "going: the run has not finished" in complaints[1]
+    assert "nowhere: there is no such folder" in complaints[2]
+
+
+def test_nothing_to_show_is_exit_status_2(tmp_path: Path) -> None:
+    result = summarize(tmp_path / "nowhere", "--json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nowhere: there is no such folder" in result.stderr
+
+
+def test_unreadable_metrics_cost_the_curves_and_the_exit_status_only(runs: list[Path], tmp_path: Path) -> None:
+    (runs[0] / "metrics/0000.h5").write_bytes(b"no HDF5")
+    result = summarize(*runs, "--html", tmp_path / "report.html")
+    assert result.returncode == 1
+    assert "one/metrics/0000.h5: not readable as metrics" in result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:3]] == ["one", "two"]
+    assert "cannot be read: one." in (tmp_path / "report.html").read_text()
+
+
+def test_an_output_that_cannot_be_written_is_said(runs: list[Path], tmp_path: Path) -> None:
+    result = summarize(*runs, "--csv", tmp_path / "nowhere" / "report.csv")
+    assert result.returncode == 2
+    assert "nowhere/report.csv: cannot be written" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_library_is_said(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert main([str(runs[0]), "--html", str(tmp_path / "report.html")]) == 2
+    assert "pip install 'wash_hpc[hdf5]'" in capsys.readouterr().err
+    assert main([str(runs[0])]) == 0  # the table needs no HDF5
+
+
+def test_help_teaches_with_examples() -> None:
+    result = summarize("--help")
+    assert result.returncode == 0
+    assert "tools/summarize.py runs/a runs/b --html report.html" in result.stdout
+    assert "exit status" in result.stdout
+
+
+def test_no_run_at_all_is_a_wrong_command_line() -> None:
+    result = summarize()
+    assert result.returncode == 2
+    assert "RUN" in result.stderr
+
+
+def test_follow_shows_records_as_they_come_and_ends_with_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "going"
+    writer = start_run(folder, "going")
+    command = [sys.executable, str(TOOL), str(folder), "--follow", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert f"{folder}: step 1, epoch 0.10, loss 0.6," in process.stderr.readline()
+        append(writer, 2)
+        assert f"{folder}: step 2," in process.stderr.readline()
+        assert process.poll() is None
+        writer.close()
+        finish_run(folder, "going")
+        begin = time.monotonic()
+        stdout, stderr = process.communicate(timeout=30)
+        assert time.monotonic() - begin < 10
+    assert process.returncode == 0
+    assert stderr.splitlines()[-1].endswith("finished")
+    assert [run["name"] for run in json.loads(stdout)] == ["going"]
+
+
+def test_follow_of_no_run_ends_at_once(tmp_path: Path) -> None:
+    result = summarize(tmp_path / "nowhere", "--follow")
+    assert result.returncode == 2
+    assert "there is no such folder" in result.stderr

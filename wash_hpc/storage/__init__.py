@@ -1,0 +1,1 @@
+"""What a run leaves on disk: metrics (HDF5), summary, checkpoints, weights. No decision about when to write."""

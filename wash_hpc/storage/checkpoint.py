@@ -1,0 +1,136 @@
+"""Checkpoints: what a restart needs, complete or absent.
+
+A checkpoint is a folder `checkpoints/step-XXXXXXXX` with one safetensors file a member and a manifest, written last,
+that holds their checksums; without its manifest a checkpoint does not exist. Loading runs no code from a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from wash_hpc.errors import RunFolderError
+from wash_hpc.storage.files import write_atomically
+
+
+class CheckpointError(RunFolderError):
+    """A checkpoint that cannot be written, read, or continued from."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds, and what it belongs to.
+
+    Attributes:
+        step: updates done.
+        num_members: M; a run continues with the same.
+        num_parameters: P.
+        seed: the run's.
+        values_moved: scalars sent so far, one number a member.
+        bytes_sent: payload sent so far, one number a member.
+        wall_seconds: of training so far, over all starts.
+        checksums: SHA-256 of each file of the folder, by name.
+    """
+
+    step: int
+    num_members: int
+    num_parameters: int
+    seed: int
+    values_moved: list[int]
+    bytes_sent: list[int]
+    wall_seconds: float
+    checksums: dict[str, str]
+
+    def require_fit(self, num_members: int, num_parameters: int) -> None:
+        """Refuse to continue with another ensemble.
+
+        Raises:
+            CheckpointError: other members, or another model.
+        """
+        if num_members != self.num_members:
+            raise CheckpointError(f"ensemble.members={num_members}: the checkpoint holds {self.num_members} members")
+        if num_parameters != self.num_parameters:
+            raise CheckpointError(
+                f"model.name: the model has {num_parameters} parameters, the checkpoint's has {self.num_parameters}"
+            )
+
+
+def checkpoint_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / "checkpoints" / f"step-{step:08d}"
+
+
+def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor]) -> str:
+    """Write one member's part; called by one rank of each member.
+
+    Returns:
+        The SHA-256 of the file, for the manifest.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
+    target = checkpoint_folder(folder, step)
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / _member_name(member), content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest, keep: int) -> None:
+    """Complete a checkpoint, once all members' parts are there, and forget all but the last `keep`.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    target = checkpoint_folder(folder, manifest.step) / "manifest.json"
+    write_atomically(target, json.dumps(asdict(manifest), indent=2) + "\n")
+    for old in _complete_checkpoints(folder)[:-keep]:
+        (old / "manifest.json").unlink()  # first, so that a half-deleted checkpoint is none
+        shutil.rmtree(old)
+
+
+def last_manifest(folder: Path) -> Manifest | None:
+    """The manifest of the last complete checkpoint of a run, or None.
+
+    Raises:
+        CheckpointError: the manifest cannot be read.
+    """
+    complete = _complete_checkpoints(folder)
+    if not complete:
+        return None
+    file = complete[-1] / "manifest.json"
+    try:
+        return Manifest(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: not readable as a manifest: {error}") from error
+
+
+def read_member(folder: Path, manifest: Manifest, member: int) -> dict[str, Tensor]:
+    """One member's part of a checkpoint, its checksum verified.
+
+    Raises:
+        CheckpointError: absent, or not the file that was written.
+    """
+    file = checkpoint_folder(folder, manifest.step) / _member_name(member)
+    try:
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != manifest.checksums.get(file.name):
+            raise CheckpointError(f"{file}: its checksum is not that of the manifest; the file has changed")
+        return load(content)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+
+
+def _member_name(member: int) -> str:
+    return f"member-{member:04d}.safetensors"
+
+
+def _complete_checkpoints(folder: Path) -> list[Path]:
+    return sorted(manifest.parent for manifest in (folder / "checkpoints").glob("step-*/manifest.json"))

@@ -1,0 +1,250 @@
+"""The metrics of a run, in HDF5: one writer on the root rank, any number of readers while it writes.
+
+Owns the layout of `metrics/NNNN.h5` and every import of h5py. Does not own what is measured, when, or the reduction
+over ranks that comes before.
+
+Every start of a run writes a new file, because a file that a killed writer left open cannot be opened for writing
+again; where the steps of two files overlap, the later file wins. A file is in HDF5's SWMR mode from the moment it has
+its name. A record counts once its step is there: the step is written after everything else of the record has been
+flushed, so a reader never takes a half-written record for a whole one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wash_hpc.errors import MissingDependencyError, RunFolderError, WashError
+from wash_hpc.storage.records import EVALUATE, TRAIN, Attribute, Dataset, EvaluationRecord, Metrics, TrainRecord
+
+__all__ = ["EvaluationRecord", "Metrics", "MetricsError", "MetricsWriter", "TrainRecord", "import_h5py", "read_metrics"]
+
+_NO_STEP = -1  # what HDF5 shows where a step is allocated and not yet written
+_RESERVE_BYTES = 2**20  # more than one record can make a file grow by, its row aside
+_CHUNK_BYTES = 8192  # a flush rewrites the last chunk of every dataset: small ones keep it cheap
+
+
+class MetricsError(WashError):
+    """A metrics file that cannot be written or read."""
+
+
+def import_h5py() -> Any:
+    """The h5py module, with file locking off: network file systems often have no locks, and SWMR needs none.
+
+    Raises:
+        MissingDependencyError: h5py is not installed.
+    """
+    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"  # HDF5 reads it when it is loaded
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("h5py", "pip install 'wash_hpc[hdf5]'") from error
+    return h5py
+
+
+def metrics_files(folder: Path) -> list[Path]:
+    """The metrics files of a run folder, oldest start first."""
+    files = [path for path in (folder / "metrics").glob("*.h5") if path.stem.isdecimal()]
+    return sorted(files, key=lambda path: int(path.stem))
+
+
+class MetricsWriter:
+    """Appends records to a new metrics file. Used by the root rank only; a context manager.
+
+    Every append is flushed to the operating system: a record is what a killed run leaves and what a reader on the same
+    file system sees at once, and records are written every `log.every_steps`, so a flush (about a millisecond) is rare.
+
+    Args:
+        folder: the run's folder; `metrics/` is made in it.
+        num_members: M, at least 1.
+        layer_names: L names, at least one.
+        attributes: about the run, kept as attributes of the file's root.
+
+    Raises:
+        MetricsError: the file cannot be created.
+        MissingDependencyError: h5py is not installed.
+    """
+
+    def __init__(
+        self, folder: Path, num_members: int, layer_names: Sequence[str], attributes: Mapping[str, Attribute]
+    ) -> None:
+        if num_members < 1 or not layer_names:
+            raise ValueError(f"metrics of {num_members} members and {len(layer_names)} layers: at least one of each")
+        self._width = {"": (), "member": (num_members,), "layer": (len(layer_names),)}
+        files = metrics_files(folder)
+        self.path = folder / "metrics" / f"{int(files[-1].stem) + 1 if files else 0:04d}.h5"
+        try:
+            self._file = self._create({**attributes, "layer_names": list(layer_names)})
+        except OSError as error:
+            raise MetricsError(f"{self.path}: cannot be created: {error}") from error
+        self._datasets = {dataset.path: self._file[dataset.path] for dataset in TRAIN + EVALUATE}
+
+    def append_train(self, record: TrainRecord) -> None:
+        """Write one row of training.
+
+        Raises:
+            MetricsError: it cannot be written; the disk is full, for instance.
+            ValueError: an array of the wrong shape.
+        """
+        self._append(TRAIN, record)
+
+    def append_evaluation(self, record: EvaluationRecord) -> None:
+        """Write one row of evaluation; raises what `append_train` raises."""
+        self._append(EVALUATE, record)
+
+    def close(self) -> None:
+        """Finish the file; a second call does nothing.
+
+        Raises:
+            MetricsError: what was left could not be written.
+        """
+        try:
+            self._file.close()
+        except (OSError, RuntimeError) as error:  # h5py raises either, by the call that fails
+            raise MetricsError(f"{self.path}: cannot be closed: {error}") from error
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _create(self, attributes: Mapping[str, Any]) -> Any:
+        """The open file, which gets its name when readers can open it: before SWMR is on they could not."""
+        h5py = import_h5py()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unnamed = self.path.with_suffix(".h5.new")
+        file = h5py.File(unnamed, "w", libver="latest", locking=False)
+        with _room_for(file, sum(len(str(value)) for value in attributes.values())):
+            for name, value in attributes.items():
+                file.attrs[name] = value
+            for dataset in TRAIN + EVALUATE:
+                width = self._width[dataset.axis]
+                rows = max(1, _CHUNK_BYTES // (8 * int(np.prod(width, dtype=np.int64))))
+                fill = _NO_STEP if dataset.field == "step" else None
+                file.create_dataset(
+                    dataset.path,
+                    (0, *width),
+                    dataset.dtype,
+                    maxshape=(None, *width),
+                    chunks=(rows, *width),
+                    fillvalue=fill,
+                )
+            file.flush()
+        file.swmr_mode = True
+        unnamed.rename(self.path)
+        return file
+
+    def _append(self, table: Sequence[Dataset], record: TrainRecord | EvaluationRecord) -> None:
+        row = {dataset.path: np.asarray(getattr(record, dataset.field), dataset.dtype) for dataset in table}
+        for dataset in table:
+            if row[dataset.path].shape != self._width[dataset.axis]:
+                shape = row[dataset.path].shape
+                raise ValueError(f"{dataset.field} has shape {shape}, not {self._width[dataset.axis]}")
+        step, *rest = (dataset.path for dataset in table)
+        try:
+            with _room_for(self._file, sum(value.nbytes for value in row.values())):
+                position = len(self._datasets[step])
+                for path in rest:
+                    self._write_row(path, position, row[path])
+                self._file.flush()
+                self._write_row(step, position, row[step])
+                self._datasets[step].flush()
+        except (OSError, RuntimeError) as error:
+            raise MetricsError(f"{self.path}: cannot be written: {error}") from error
+
+    def _write_row(self, path: str, position: int, value: NDArray[Any]) -> None:
+        target = self._datasets[path]
+        target.resize(position + 1, axis=0)
+        target[position] = value
+
+
+@contextmanager
+def _room_for(file: Any, num_bytes: int) -> Iterator[None]:
+    """Have room on disk before HDF5 needs it, and give back what it did not take.
+
+    Where HDF5 itself finds a disk or a quota full, it loses its place and crashes the process as it exits.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    descriptor = file.id.get_vfd_handle()
+    os.posix_fallocate(descriptor, file.id.get_filesize(), 2 * num_bytes + _RESERVE_BYTES)
+    yield
+    os.ftruncate(descriptor, file.id.get_filesize())
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """All records of a run, while it is being written or after; changes nothing.
+
+    Records of an earlier start at or after the first step of a later one are left out. NaN rows are kept.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        RunFolderError: there is no metrics file.
+        MetricsError: a file is unreadable, or does not fit the first one; it is named.
+        MissingDependencyError: h5py is not installed.
+    """
+    files = metrics_files(folder)
+    if not files:
+        raise RunFolderError(f"{folder}: holds no metrics (metrics/0000.h5)")
+    h5py = import_h5py()
+    parts = [_read_file(h5py, file) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if part.num_members != parts[0].num_members or part.layer_names != parts[0].layer_names:
+            raise MetricsError(f"{file}: other members or layers than in {files[0].name}")
+    return _join(parts)
+
+
+def _read_file(h5py: Any, path: Path) -> Metrics:
+    try:
+        with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:
+            attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            return Metrics(
+                **_read_table(file, TRAIN),
+                **_read_table(file, EVALUATE, prefix="evaluate_"),
+                layer_names=tuple(attributes.pop("layer_names")),
+                attributes=attributes,
+            )
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise MetricsError(f"{path}: not readable as metrics: {' '.join(str(error).split())}") from error
+
+
+def _read_table(file: Any, table: Sequence[Dataset], prefix: str = "") -> dict[str, NDArray[Any]]:
+    """The whole records of a table by field name; `prefix` goes before `step`."""
+    columns = {(prefix if dataset.field == "step" else "") + dataset.field: file[dataset.path][:] for dataset in table}
+    step = columns[prefix + "step"]
+    unwritten = np.flatnonzero(step == _NO_STEP)
+    num_rows = min([*map(len, columns.values()), *unwritten[:1].tolist()])
+    return {name: column[:num_rows] for name, column in columns.items()}
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python has it: numpy scalars and arrays undone."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def _join(parts: Sequence[Metrics]) -> Metrics:
+    """One table out of several starts; each start ends where a later one begins."""
+    never = np.iinfo(np.int64).max
+    first_steps = [min([*part.step[:1].tolist(), *part.evaluate_step[:1].tolist()], default=never) for part in parts]
+    joined: dict[str, Any] = {}
+    for table, step in ((TRAIN, "step"), (EVALUATE, "evaluate_step")):
+        kept = [
+            getattr(part, step) < min(first_steps[number:], default=never) for number, part in enumerate(parts, start=1)
+        ]
+        for name in (step if dataset.field == "step" else dataset.field for dataset in table):
+            joined[name] = np.concatenate([getattr(part, name)[rows] for part, rows in zip(parts, kept, strict=True)])
+    return replace(parts[-1], **joined)

@@ -1,0 +1,41 @@
+"""A run's folder: whether a run may start in it, and where it goes on."""
+
+from __future__ import annotations
+
+from wash_hpc.config import Config, dump_config
+from wash_hpc.errors import RunFolderError
+from wash_hpc.storage.checkpoint import CheckpointError, Manifest, last_manifest
+from wash_hpc.storage.files import write_atomically
+
+
+def find_start(config: Config) -> Manifest | None:
+    """From which checkpoint a run continues; None for a fresh start. Touches nothing.
+
+    Raises:
+        RunFolderError: the folder exists and `checkpoint.resume` is `never`, or it is `must` and there is nothing to
+            continue from.
+    """
+    folder, resume = config.folder, config.checkpoint.resume
+    if resume == "never" and folder.exists():
+        raise RunFolderError(
+            f"{folder} exists (nothing was touched): choose another run.name, or continue with checkpoint.resume=auto"
+        )
+    manifest = None if resume == "never" else last_manifest(folder)
+    if resume == "must" and manifest is None:
+        raise CheckpointError(f"checkpoint.resume=must: {folder} holds no complete checkpoint")
+    if manifest is not None and manifest.seed != config.run.seed:
+        raise CheckpointError(f"run.seed={config.run.seed}: {folder} was started with seed {manifest.seed}")
+    return manifest
+
+
+def create_folder(config: Config) -> None:
+    """Make the run's folder and write `config.yaml`.
+
+    Raises:
+        RunFolderError: it cannot be made.
+    """
+    try:
+        config.folder.mkdir(parents=True, exist_ok=config.checkpoint.resume != "never")
+    except OSError as error:
+        raise RunFolderError(f"{config.folder}: cannot be made: {error.strerror}") from error
+    write_atomically(config.folder / "config.yaml", dump_config(config))

@@ -1,0 +1,137 @@
+"""`summary.json`: what a finished run came to. Its existence means that the run finished.
+
+Owns the keys, their types and the reading and writing of the file. Does not compute anything in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wash_hpc.errors import RunFolderError
+from wash_hpc.storage.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run; the fields are the keys of `summary.json`. None stands for what could not be said: not a number.
+
+    Attributes:
+        name: `run.name`.
+        method: `method.name`.
+        num_members: M.
+        num_replicas: ranks of one member.
+        seed: `run.seed`.
+        steps: optimizer updates of one member.
+        epochs: passes of one member over the training set, with their fraction.
+        samples_seen: training images that one member has seen.
+        num_parameters: trainable parameters of one member.
+        mean_member_accuracy: accuracies are fractions of the test images.
+        best_member_accuracy: of the member that is best on the test images.
+        ensemble_accuracy: of the members' mean output.
+        soup_accuracy: of the members' mean weights, statistics recomputed on training images.
+        soup_accuracy_raw: of the members' mean weights, statistics averaged.
+        greedy_soup_accuracy: None also where no greedy soup was made.
+        consensus_distance: root mean square distance of the members to their mean, at the end.
+        bytes_sent_per_member: payload sent by one member to others over the whole run, mean over members.
+        wall_seconds: from the first step to the last, over all starts.
+        images_per_second_per_member: training images.
+    """
+
+    name: str
+    method: str
+    num_members: int
+    num_replicas: int
+    seed: int
+    steps: int
+    epochs: float
+    samples_seen: int
+    num_parameters: int
+    mean_member_accuracy: float | None
+    best_member_accuracy: float | None
+    ensemble_accuracy: float | None
+    soup_accuracy: float | None
+    soup_accuracy_raw: float | None
+    greedy_soup_accuracy: float | None
+    consensus_distance: float | None
+    bytes_sent_per_member: int
+    wall_seconds: float
+    images_per_second_per_member: float | None
+
+
+# The annotations are strings here, and this is the whole of their vocabulary.
+_KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    "str": ("text", (str,)),
+    "int": ("a whole number", (int,)),
+    "float": ("a number", (int, float)),
+    "float | None": ("a number or null", (int, float, type(None))),
+}
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write `summary.json`, complete or not at all; what is not a finite number becomes null.
+
+    Args:
+        folder: the run's folder, which exists.
+        summary: numbers of Python or numpy.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    write_atomically(folder / "summary.json", json.dumps(summary_object(summary), indent=2, allow_nan=False) + "\n")
+
+
+def summary_object(summary: Summary) -> dict[str, Any]:
+    """The JSON object of a summary: plain numbers, null for what is not finite."""
+    return {name: _strict(value) for name, value in asdict(summary).items()}
+
+
+def read_summary(folder: Path) -> Summary:
+    """The summary of a finished run.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        RunFolderError: not a run's folder, a run that has not finished, or a file that is not as it should be.
+    """
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder}: there is no such folder")
+    if not (folder / "config.yaml").is_file():
+        raise RunFolderError(f"{folder}: not a run's folder: it holds no config.yaml")
+    file = folder / "summary.json"
+    if not file.is_file():
+        raise RunFolderError(f"{folder}: the run has not finished: it holds no summary.json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{file}: not readable as JSON: {error}") from error
+    return _checked(file, content)
+
+
+def _checked(file: Path, content: Any) -> Summary:
+    """The summary in a JSON value; keys that are not a summary's are ignored."""
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{file}: expected one JSON object")
+    missing = [field.name for field in fields(Summary) if field.name not in content]
+    if missing:
+        raise RunFolderError(f"{file}: lacks {', '.join(missing)}")
+    for field in fields(Summary):
+        expected, types = _KINDS[field.type]
+        value = content[field.name]
+        if not isinstance(value, types) or isinstance(value, bool):
+            raise RunFolderError(f"{file}: {field.name}={json.dumps(value)}: expected {expected}")
+    return Summary(**{field.name: content[field.name] for field in fields(Summary)})
+
+
+def _strict(value: Any) -> Any:
+    """A value as strict JSON can hold it."""
+    value = value.item() if hasattr(value, "item") else value  # a numpy scalar
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not strict JSON")
