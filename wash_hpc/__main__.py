@@ -1,0 +1,186 @@
+"""The command line: train, evaluate, soup, plan, doctor. Parses, calls, prints; everything else is elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wash_hpc import __version__
+from wash_hpc.errors import WashError
+
+DESCRIPTION = """\
+Train an ensemble that can be averaged into one network (WASH, arXiv 2405.17517).
+
+Each MPI rank, or each group of ranks, trains one member. After every step a small random share of the parameters is
+permuted between the members, so that at the end their mean is a network as good as their ensemble."""
+
+EXAMPLES = """\
+a first run, on a laptop:
+  mpirun -n 4 --oversubscribe --bind-to none wash-hpc train configs/digits_wash.yaml
+  wash-hpc evaluate runs/digits_wash
+on a cluster:
+  wash-hpc plan configs/imagenet_resnet50_wash.yaml --members 4
+  sbatch slurm/imagenet_resnet50.sh
+
+exit status: 0 done; 1 an internal error, or doctor found something broken; 2 wrong input, said in one sentence."""
+
+TRAIN = """\
+Train the ensemble that CONFIG describes and leave a run folder (run.dir/run.name) with its configuration, metrics,
+weights and summary.json. Under mpirun or srun each rank is a member, or, with ensemble.members=M, each M-th part of the
+ranks is one (W ranks = M members x R replicas); without a launcher it is a single member."""
+
+TRAIN_KEYS = """\
+Any key of the configuration can be given as key=value, as in
+  method.name=wash method.p=0.01 method.schedule=decreasing train.epochs=10 run.seed=1 run.name=try-1
+The keys, their defaults and what they mean are one page: wash_hpc/config.py; a run's own are in its config.yaml."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 something is broken, 2 the input was wrong."""
+    parser = _make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except WashError as error:
+        return _end_for(error)
+
+
+def _end_for(error: WashError) -> int:
+    """Say a user's mistake once, in a way that leaves no rank waiting."""
+    if "mpi4py.MPI" in sys.modules:
+        from wash_hpc.parallel.world import end_for
+
+        end_for(error)
+    print(f"wash_hpc: error: {error}", file=sys.stderr)
+    return 2
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.list:
+        return _list_names()
+    if options.config is None:
+        raise WashError(
+            "train needs a configuration: wash-hpc train CONFIG [key=value ...]; there are some in configs/"
+        )
+    from wash_hpc.train import train
+
+    train(options.config, options.overrides)
+    return 0
+
+
+def _list_names() -> int:
+    from wash_hpc.data import source_names
+    from wash_hpc.methods import method_names
+    from wash_hpc.models import model_names
+
+    for key, names in (("method.name", method_names()), ("data.name", source_names()), ("model.name", model_names())):
+        print(f"{key}: {' '.join(names)}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from wash_hpc.finished import evaluate_run
+
+    return _print(evaluate_run(options.folder, options.split, options.json))
+
+
+def _soup(options: argparse.Namespace) -> int:
+    from wash_hpc.finished import make_soup
+
+    return _print(make_soup(options.folder, options.kind, options.output))
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from wash_hpc.predict import describe, predict
+
+    link = (options.latency_us * 1e-6, options.bandwidth_gb * 1e9)
+    return _print(describe(predict(options.config, options.overrides, options.members, link), options.json))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from wash_hpc.doctor import examine
+
+    lines, status = examine()
+    _print("\n".join(lines))
+    return status
+
+
+def _print(text: str) -> int:
+    """Print what a command came to; ranks other than the root have nothing to say."""
+    if text:
+        print(text, flush=True)
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("wash-hpc", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"wash_hpc {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    train = commands.add_parser(
+        "train", help="train an ensemble", description=TRAIN, epilog=TRAIN_KEYS, formatter_class=raw
+    )
+    train.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="a YAML file, as in configs/")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, the last one wins")
+    train.add_argument("--list", action="store_true", help="print the names of methods, data sets and models, and stop")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="judge a finished run's members, ensemble and soups",
+        description="Judge the members in RUN/members, their ensemble and their soup on the run's own data, each "
+        "image once. Under mpirun the images are shared out over the ranks, however many there are.",
+    )
+    evaluate.add_argument("folder", type=Path, metavar="RUN")
+    evaluate.add_argument("--split", choices=["test", "held_out"], default="test", help="which images (default: test)")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    evaluate.set_defaults(run=_evaluate)
+
+    soup = commands.add_parser(
+        "soup",
+        help="average a finished run's members into one network",
+        description="Average the members in RUN/members, recompute normalisation statistics on training images, judge "
+        "the result on the test images and write it as safetensors with the model's own state-dict keys.",
+    )
+    soup.add_argument("folder", type=Path, metavar="RUN")
+    soup.add_argument(
+        "--kind",
+        choices=["uniform", "greedy"],
+        default="uniform",
+        help="all members, or best first and only those that help on held-out images (default: uniform)",
+    )
+    soup.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/members/[greedy_]soup.safetensors")
+    soup.set_defaults(run=_soup)
+
+    plan = commands.add_parser(
+        "plan",
+        help="predict bytes, time and memory; starts nothing",
+        description="Predict what a run will send, how long the exchange would take and what memory a rank needs, from "
+        "its configuration alone. Nothing is started or written; data that are not there are assumed and said so.",
+    )
+    plan.add_argument("config", type=Path, metavar="CONFIG")
+    plan.add_argument("overrides", nargs="*", metavar="key=value")
+    plan.add_argument("--members", type=int, metavar="M", help="default: ensemble.members, or 4")
+    plan.add_argument("--latency-us", type=float, default=5.0, metavar="L", help="of a message, us (default: 5)")
+    plan.add_argument(
+        "--bandwidth-gb", type=float, default=10.0, metavar="B", help="of one rank's link, GB/s (default: 10)"
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    plan.set_defaults(run=_plan)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what MPI, Horovod, DALI, HDF5 and the GPUs here can do",
+        description="Try each part for real: an exchange, a reduction, an image, a metrics file. Under mpirun it "
+        "tries them over all ranks. Exit status 1 where something is broken.",
+    )
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

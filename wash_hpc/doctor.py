@@ -1,0 +1,133 @@
+"""`wash-hpc doctor`: what this machine can do, each part tried for real. Under mpirun all ranks try together."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+import wash_hpc
+from wash_hpc.errors import MissingDependencyError
+from wash_hpc.parallel import start_mpi
+from wash_hpc.slurm import current_job
+
+if TYPE_CHECKING:
+    from wash_hpc.parallel.world import Comm
+
+State = Literal["ok", "absent", "missing", "broken"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one part.
+
+    Attributes:
+        state: `missing`: not installed; `absent`: this machine has none, which is no fault; `broken`: it is there and
+            does not work.
+        text: in words.
+    """
+
+    state: State
+    text: str
+
+
+def examine() -> tuple[list[str], int]:
+    """Try every part. Collective over MPI_COMM_WORLD where MPI is there.
+
+    Returns:
+        Lines to print, none on ranks other than the root; and 0, or 1 where something is broken on any rank.
+    """
+    try:
+        comm: Comm | None = start_mpi()
+    except MissingDependencyError as error:
+        comm, mpi = None, Finding("missing", str(error))
+    findings = {"python": _try(_examine_python)}
+    if comm is None:
+        findings["MPI"] = mpi
+    else:
+        from wash_hpc.parallel import selftest
+
+        findings["MPI"] = _try(lambda: Finding("ok", selftest.try_mpi(comm)))
+        findings["exchange"] = _try(lambda: Finding("ok", selftest.try_exchange(comm)))
+        findings["Horovod"] = _try(lambda: Finding("ok", selftest.try_horovod(comm)))
+    findings["DALI"] = _try(_examine_dali)
+    findings["HDF5"] = _try(_examine_hdf5)
+    findings["GPU"] = _try(_examine_gpu)
+    findings["Slurm"] = _try(_examine_slurm)
+    everywhere = [findings] if comm is None else comm.allgather(findings)
+    broken = any(finding.state == "broken" for ranks in everywhere for finding in ranks.values())
+    lines: list[str] = []
+    if comm is None or comm.rank == 0:
+        for part in findings:
+            lines += _in_lines(part, [by_part[part] for by_part in everywhere])
+    return lines, 1 if broken else 0
+
+
+def _try(check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except MissingDependencyError as error:
+        return Finding("missing", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a part is what the doctor is asked to say
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return Finding("broken", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+
+
+def _in_lines(part: str, by_rank: list[Finding]) -> list[str]:
+    """One line a part; ranks that found something else than the root get one of their own."""
+    lines = [f"{part:<10}{by_rank[0].state:<9}{by_rank[0].text}"]
+    for rank, finding in enumerate(by_rank):
+        if finding.state != by_rank[0].state:
+            lines.append(f"{'':<10}{finding.state:<9}on rank {rank}: {finding.text}")
+    return lines
+
+
+def _examine_python() -> Finding:
+    text = f"Python {platform.python_version()}, torch {torch.__version__}, wash_hpc {wash_hpc.__version__}"
+    return Finding("ok", text)
+
+
+def _examine_dali() -> Finding:
+    from wash_hpc.data.selftest import decode_one_image
+
+    return Finding("ok", decode_one_image())
+
+
+def _examine_hdf5() -> Finding:
+    from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, import_h5py, read_metrics
+
+    folder = Path(tempfile.mkdtemp(prefix="wash_hpc-doctor-"))
+    try:
+        with MetricsWriter(folder, 2, ["layer"], {}) as writer:
+            writer.append_evaluation(EvaluationRecord(1, np.array([0.5, 0.25]), 0.5, 0.125))
+            if read_metrics(folder).soup_accuracy.tolist() != [0.125]:
+                raise RuntimeError("a record read while the file is being written is not the one written")
+    finally:
+        shutil.rmtree(folder)
+    h5py = import_h5py()
+    return Finding("ok", f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, readable while being written")
+
+
+def _examine_gpu() -> Finding:
+    if not torch.cuda.is_available():
+        return Finding("absent", "torch sees none; training runs on the CPU")
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    total = float(torch.ones(1000, device="cuda").sum())
+    if total != 1000.0:
+        raise RuntimeError(f"a sum of a thousand ones is {total} on the GPU")
+    return Finding("ok", f"{len(names)}: {', '.join(sorted(set(names)))}, CUDA {torch.version.cuda}")
+
+
+def _examine_slurm() -> Finding:
+    job = current_job()
+    if job is None:
+        return Finding("absent", "not inside a Slurm job")
+    return Finding("ok", f"job {job.job_id} on {job.nodes}, {job.num_tasks} tasks")

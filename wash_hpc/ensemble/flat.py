@@ -1,0 +1,106 @@
+"""A member's parameters as one flat vector, in one canonical order: a position means the same on all members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wash_hpc.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A contiguous part of the flat vector."""
+
+    name: str
+    start: int
+    size: int
+
+
+class Flat:
+    """The trainable parameters of a model, moved into one vector of which they become views.
+
+    After construction `model`'s parameters and their `.grad` are views of `values` and `gradients`: what an optimizer,
+    an exchange or an average does to the vectors is done to the model, and nothing is ever copied back.
+
+    Args:
+        model: all its trainable parameters must have one dtype and one device.
+        num_state_rows: rows kept behind the parameters for optimizer state that moves with them.
+
+    Attributes:
+        rows: [1 + num_state_rows, P]; row 0 are the parameters, the others start at zero.
+        values: [P], row 0.
+        gradients: [P], zero at first.
+        layers: one entry a parameter tensor, in storage order.
+
+    Raises:
+        ConfigError: no trainable parameter, or several dtypes.
+    """
+
+    def __init__(self, model: nn.Module, num_state_rows: int = 0) -> None:
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if not named:
+            raise ConfigError("model.name: the model has no trainable parameters")
+        dtypes = sorted({str(parameter.dtype) for _, parameter in named})
+        if len(dtypes) > 1:
+            raise ConfigError(
+                f"model.name: parameters of several dtypes cannot be shuffled together: {', '.join(dtypes)}"
+            )
+        size = sum(parameter.numel() for _, parameter in named)
+        first = named[0][1]
+        self.rows = torch.zeros(1 + num_state_rows, size, dtype=first.dtype, device=first.device)
+        self.gradients = torch.zeros(size, dtype=first.dtype, device=first.device)
+        self.layers: list[Layer] = []
+        start = 0
+        for name, parameter in named:
+            end = start + parameter.numel()
+            view = self.values[start:end].view(parameter.shape)
+            view.copy_(parameter.detach())
+            parameter.data = view
+            parameter.grad = self.gradients[start:end].view(parameter.shape)
+            self.layers.append(Layer(name, start, end - start))
+            start = end
+
+    @property
+    def values(self) -> Tensor:
+        """[P], the parameters."""
+        return self.rows[0]
+
+
+def merge_layers(layers: list[Layer], kind: Literal["tensor", "module"]) -> list[Layer]:
+    """What counts as a layer in a schedule: every tensor by itself, or the neighbouring tensors of one module."""
+    if kind == "tensor":
+        return layers
+    merged: list[Layer] = []
+    for layer in layers:
+        module = layer.name.rpartition(".")[0]
+        if merged and merged[-1].name == module:
+            merged[-1] = Layer(module, merged[-1].start, merged[-1].size + layer.size)
+        else:
+            merged.append(Layer(module, layer.start, layer.size))
+    return merged
+
+
+def get_statistics(model: nn.Module) -> Tensor:
+    """The model's untrained floating-point state (batch-norm running mean and variance) as one [S] vector, a copy."""
+    tensors = _statistics(model)
+    if not tensors:
+        return torch.zeros(0, device=next(model.parameters()).device)
+    return torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+
+
+def set_statistics(model: nn.Module, statistics: Tensor) -> None:
+    """Write a vector of `get_statistics` back into a model."""
+    start = 0
+    for tensor in _statistics(model):
+        part = statistics[start : start + tensor.numel()]
+        tensor.detach().copy_(part.view(tensor.shape))
+        start += tensor.numel()
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    return [*frozen, *(buffer for buffer in model.buffers() if buffer.is_floating_point())]

@@ -1,0 +1,181 @@
+"""Judging members, their ensemble and their soups on the same images, each image once.
+
+Every rank judges all members on its own part of the images, fetching one member's weights at a time; so the ensemble
+needs no communication per batch, and the same code serves a running job (weights come from the other ranks) and a
+finished one (weights come from files). Owns no communication but sums of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wash_hpc.config import Config
+from wash_hpc.data.source import Shard, Source, Split
+from wash_hpc.ensemble.batchnorm import recompute_statistics
+from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
+from wash_hpc.ensemble.soup import RunningSoup, Weights, greedy_soup
+from wash_hpc.errors import ConfigError
+from wash_hpc.parallel.reducer import Reducer, Scope
+
+Fetch = Callable[[int], Weights]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies, as fractions of the images of one split; equal on all ranks.
+
+    Attributes:
+        member_accuracy: one a member.
+        ensemble_accuracy: of the mean of the members' logits.
+        soup_accuracy: of the mean of the members' weights, statistics recomputed on training images.
+        soup_accuracy_raw: the same with the mean of the members' statistics.
+        soup: the weights of that soup, statistics recomputed.
+        num_images: images in the split.
+    """
+
+    member_accuracy: list[float]
+    ensemble_accuracy: float
+    soup_accuracy: float
+    soup_accuracy_raw: float
+    soup: Weights
+    num_images: int
+
+
+@dataclass(frozen=True)
+class GreedySoup:
+    """A soup whose members were chosen on held-out images.
+
+    Attributes:
+        members: those in it, in the order in which they were added.
+        accuracy: on the test images, statistics recomputed.
+        weights: of the soup.
+    """
+
+    members: list[int]
+    accuracy: float
+    weights: Weights
+
+
+class Evaluator:
+    """Judges weights with a model of its own, so that a model in training is never touched.
+
+    Args:
+        config: the run's configuration.
+        source: the images.
+        model: a network of the run's architecture on the source's device; its weights are overwritten.
+        num_members: M.
+        shard: this rank's part of the images.
+        reducer: sums over all ranks.
+    """
+
+    def __init__(
+        self, config: Config, source: Source, model: nn.Module, num_members: int, shard: Shard, reducer: Reducer
+    ) -> None:
+        self.model = model
+        self._flat = Flat(model)
+        self._config = config
+        self._source = source
+        self._num_members = num_members
+        self._shard = shard
+        self._reducer = reducer
+
+    @property
+    def can_be_greedy(self) -> bool:
+        """Whether there are held-out images to choose a greedy soup by."""
+        return self._source.num_images("held_out") > 0
+
+    def evaluate(self, fetch: Fetch, split: Split = "test") -> Evaluation:
+        """Judge members, ensemble and uniform soup. Collective over the world.
+
+        Args:
+            fetch: gives a member's weights; called once a member, in order, on all ranks.
+            split: which images.
+        """
+        ensemble_logits: Tensor | None = None
+        counts: list[Tensor] = []
+        soup = RunningSoup()
+        for member in range(self._num_members):
+            weights = fetch(member)
+            soup = soup.with_one_more(weights)
+            self.load(weights)
+            logits, labels = self._predict(split)
+            counts.append(_num_correct(logits, labels))
+            ensemble_logits = logits if ensemble_logits is None else ensemble_logits + logits
+        assert ensemble_logits is not None
+        counts.append(_num_correct(ensemble_logits, labels))
+        self.load(soup.weights())
+        counts.append(_num_correct(*self._predict(split)))
+        self._recompute_statistics()
+        counts.append(_num_correct(*self._predict(split)))
+        *members, ensemble, raw, recomputed = self._as_fractions(counts, split)
+        return Evaluation(members, ensemble, recomputed, raw, self._weights(), self._source.num_images(split))
+
+    def greedy(self, fetch: Fetch) -> GreedySoup:
+        """Make a greedy soup on the held-out images and judge it on the test images. Collective over the world.
+
+        Args:
+            fetch: gives a member's weights; called with the same members in the same order on all ranks.
+
+        Raises:
+            ConfigError: there are no held-out images.
+        """
+        self.require_held_out()
+        scores = [self._accuracy_of(fetch(member), "held_out", recompute=False) for member in range(self._num_members)]
+        order = sorted(range(self._num_members), key=lambda member: (-scores[member], member))
+        members, weights = greedy_soup(order, fetch, lambda soup: self._accuracy_of(soup, "held_out", recompute=True))
+        accuracy = self._accuracy_of(weights, "test", recompute=True)
+        return GreedySoup(members, accuracy, self._weights())
+
+    def require_held_out(self) -> None:
+        """Refuse where there are no held-out images.
+
+        Raises:
+            ConfigError: naming the key.
+        """
+        if not self.can_be_greedy:
+            raise ConfigError("data.held_out=0: a greedy soup needs held-out images to choose its members by")
+
+    def load(self, weights: Weights) -> None:
+        """Put weights into the evaluator's model."""
+        with torch.no_grad():
+            self._flat.values.copy_(weights.values)
+            set_statistics(self.model, weights.statistics)
+        self.model.eval()
+
+    def _accuracy_of(self, weights: Weights, split: Split, recompute: bool) -> float:
+        self.load(weights)
+        if recompute:
+            self._recompute_statistics()
+        return self._as_fractions([_num_correct(*self._predict(split))], split)[0]
+
+    def _recompute_statistics(self) -> None:
+        batches = self._source.statistics(
+            self._config.evaluate.statistics_images, self._shard, self._config.evaluate.batch_size
+        )
+        images = (batch.images for batch in batches)
+        recompute_statistics(self.model, images, lambda sums: self._reducer.sum_(sums, Scope.WORLD))
+
+    @torch.no_grad()
+    def _predict(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Logits [N, num_classes] float32 and labels [N] int64 of this rank's images, N of them, perhaps none."""
+        logits = [torch.zeros(0, self._source.num_classes, device=self._flat.values.device)]
+        labels = [torch.zeros(0, dtype=torch.int64, device=self._flat.values.device)]
+        for batch in self._source.evaluate(split, self._shard, self._config.evaluate.batch_size):
+            logits.append(self.model(batch.images).float())
+            labels.append(batch.labels)
+        return torch.cat(logits), torch.cat(labels)
+
+    def _as_fractions(self, counts: list[Tensor], split: Split) -> list[float]:
+        summed = self._reducer.sum_(torch.stack(counts).cpu(), Scope.WORLD)
+        return [float(count) / self._source.num_images(split) for count in summed]
+
+    def _weights(self) -> Weights:
+        return Weights(self._flat.values.detach().clone(), get_statistics(self.model))
+
+
+def _num_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(dim=1) == labels).sum()

@@ -1,0 +1,150 @@
+"""Commands on a finished run: judging its members, and averaging them. From files, on any number of ranks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from wash_hpc.config import Config, load_config
+from wash_hpc.data import open_source
+from wash_hpc.data.source import Shard, Source, Split
+from wash_hpc.ensemble.flat import Flat, get_statistics
+from wash_hpc.ensemble.soup import Weights
+from wash_hpc.errors import ConfigError
+from wash_hpc.evaluate import Evaluation, Evaluator
+from wash_hpc.parallel import start_mpi
+from wash_hpc.parallel.reducer import Reducer, reducer_class
+from wash_hpc.parallel.world import World, agreed
+from wash_hpc.storage.weights import count_members, load_model, member_file, save_model, soup_file
+from wash_hpc.train import choose_device, make_initial_model
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, opened on all ranks of this job.
+
+    Attributes:
+        folder: the run's.
+        num_members: M, the files there are; not the ranks of this job.
+        world: the ranks of this job.
+        source: the run's images.
+        evaluator: judges with all ranks.
+        reducer: of this job.
+        model: holds the member that was read last.
+    """
+
+    folder: Path
+    num_members: int
+    world: World
+    source: Source
+    evaluator: Evaluator
+    reducer: Reducer
+    model: nn.Module
+
+    def fetch(self, member: int) -> Weights:
+        """A member's weights, read from its file."""
+        load_model(member_file(self.folder, member), self.model)
+        flat = Flat(self.model)
+        return Weights(flat.values.detach(), get_statistics(self.model))
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """Open a finished run. Collective over MPI_COMM_WORLD.
+
+    Raises:
+        WashError: not a run, or its data are not there; on all ranks.
+    """
+    comm = start_mpi()
+    with agreed(comm):
+        num_members = count_members(folder)
+        config: Config = load_config(folder / "config.yaml")
+        world = World.open(comm, None)
+    with agreed(comm):
+        device = choose_device(config, world)
+        source = open_source(config, device)
+        model, scratch = (make_initial_model(config, source, 0, device) for _ in range(2))
+        for member in range(num_members):
+            load_model(member_file(folder, member), model)
+        make_reducer = reducer_class(config.parallel.reducer)
+    reducer = make_reducer(world)
+    evaluator = Evaluator(config, source, scratch, num_members, Shard(comm.rank, comm.size), reducer)
+    return FinishedRun(folder, num_members, world, source, evaluator, reducer, model)
+
+
+def evaluate_run(folder: Path, split: Split, as_json: bool) -> str:
+    """Judge a run's members, ensemble and uniform soup. Collective over MPI_COMM_WORLD.
+
+    Args:
+        folder: the run's.
+        split: which images.
+        as_json: one JSON object instead of lines.
+
+    Returns:
+        What to print; nothing on ranks other than the root.
+
+    Raises:
+        WashError: not a finished run, or no such images; on all ranks.
+    """
+    run = open_run(folder)
+    with agreed(run.world.comm):
+        if run.source.num_images(split) == 0:
+            raise ConfigError(f"{folder}: its data have no {split} images (data.held_out=0)")
+    evaluation = run.evaluator.evaluate(run.fetch, split)
+    run.reducer.close()
+    if not run.world.is_root:
+        return ""
+    if not as_json:
+        return _in_lines(f"{folder}: {evaluation.num_images} {split} images", evaluation)
+    accuracies = {
+        "name": folder.name,
+        "split": split,
+        "num_images": evaluation.num_images,
+        "member_accuracy": evaluation.member_accuracy,
+        "ensemble_accuracy": evaluation.ensemble_accuracy,
+        "soup_accuracy": evaluation.soup_accuracy,
+        "soup_accuracy_raw": evaluation.soup_accuracy_raw,
+    }
+    return json.dumps(accuracies)
+
+
+def make_soup(folder: Path, kind: str, output: Path | None) -> str:
+    """Average a run's members, judge the soup on the test images and write it. Collective over MPI_COMM_WORLD.
+
+    Args:
+        folder: the run's.
+        kind: `uniform` or `greedy`.
+        output: the file; None for the run's own.
+
+    Returns:
+        What to print; nothing on ranks other than the root.
+
+    Raises:
+        WashError: not a finished run, or a greedy soup without held-out images; on all ranks.
+    """
+    run = open_run(folder)
+    if kind == "greedy":
+        with agreed(run.world.comm):
+            run.evaluator.require_held_out()
+        greedy = run.evaluator.greedy(run.fetch)
+        weights, accuracy, members = greedy.weights, greedy.accuracy, greedy.members
+    else:
+        evaluation = run.evaluator.evaluate(run.fetch)
+        weights, accuracy, members = evaluation.soup, evaluation.soup_accuracy, list(range(run.num_members))
+    file = output or soup_file(folder, kind)
+    run.reducer.close()
+    if not run.world.is_root:
+        return ""
+    run.evaluator.load(weights)
+    save_model(file, run.evaluator.model)
+    return f"{file}: {kind} soup of members {', '.join(map(str, members))}; test accuracy {accuracy:.2%}"
+
+
+def _in_lines(heading: str, evaluation: Evaluation) -> str:
+    rows = [(f"member {member}", accuracy, "") for member, accuracy in enumerate(evaluation.member_accuracy)]
+    rows.append(("ensemble", evaluation.ensemble_accuracy, ""))
+    rows.append(("soup", evaluation.soup_accuracy, "   statistics recomputed on training images"))
+    rows.append(("soup, raw", evaluation.soup_accuracy_raw, "   statistics averaged"))
+    return "\n".join([heading, *(f"  {name:<12}{accuracy:8.2%}{note}" for name, accuracy, note in rows)])

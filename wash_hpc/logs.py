@@ -1,0 +1,67 @@
+"""What a run says while it goes on: a progress bar on a terminal, plain lines in a log file. Only the root speaks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Literal, NoReturn
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressReport:
+    """Shows how far a run is.
+
+    Args:
+        mode: `bar`, `lines`, `off`, or `auto`: a bar where the output is a terminal.
+        name: of the run.
+        first_step: steps already done.
+        num_steps: of the whole run.
+        speaks: whether this rank says anything.
+    """
+
+    def __init__(
+        self, mode: Literal["auto", "bar", "lines", "off"], name: str, first_step: int, num_steps: int, speaks: bool
+    ) -> None:
+        if mode == "auto":
+            mode = "bar" if sys.stderr.isatty() else "lines"
+        self._name = name
+        self._num_steps = num_steps
+        self._lines = speaks and mode == "lines"
+        self._said_at = -_SECONDS_BETWEEN_LINES
+        self._bar: tqdm[NoReturn] | None = None
+        if speaks and mode == "bar":
+            self._bar = tqdm(desc=name, total=num_steps, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def show_step(self, step: int, loss: float, images_per_second: float) -> None:
+        """Say the mean loss and rate of the members; lines come ten seconds apart."""
+        rate = f"{images_per_second:.0f} img/s a member"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif self._lines and (time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES or step == self._num_steps):
+            self._said_at = time.monotonic()
+            _say(f"{self._name}: step {step}/{self._num_steps}  loss {loss:.4f}  {rate}")
+
+    def show_evaluation(self, step: int, member: float, ensemble: float, soup: float) -> None:
+        """Say accuracies on the test images: the members' mean, their ensemble's, their soup's."""
+        text = (
+            f"{self._name}: step {step}/{self._num_steps}  test accuracy: members {member:.2%}, "
+            f"ensemble {ensemble:.2%}, soup {soup:.2%}"
+        )
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        elif self._lines:
+            _say(text)
+
+    def close(self) -> None:
+        """Leave the bar as it is and go to a new line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()  # a log file is read while it is written

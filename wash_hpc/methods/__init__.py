@@ -1,0 +1,59 @@
+"""What members do to each other after a step: one small file a method, built on the exchange and the reducer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from wash_hpc.config import Config, refuse_unknown
+from wash_hpc.ensemble.flat import Flat
+from wash_hpc.methods.independent import Independent
+from wash_hpc.methods.wash import Wash
+from wash_hpc.parallel.world import World
+
+
+class Method(Protocol):
+    """A way of coupling members.
+
+    Attributes:
+        values_moved: scalars that this rank has sent to other members so far.
+        bytes_sent: the same as bytes of payload.
+    """
+
+    values_moved: int
+    bytes_sent: int
+
+    def after_step(self, step: int) -> None:
+        """Do what is due after the update number `step`, from 1. Collective over `exchange_comm`."""
+
+    def close(self) -> None:
+        """End what runs in the background."""
+
+
+_METHODS: dict[str, Callable[[Config, Flat, World], Method]] = {"independent": Independent, "wash": Wash}
+
+
+def method_names() -> list[str]:
+    """Names that `require_method` and `make_method` know."""
+    return list(_METHODS)
+
+
+def require_method(name: str) -> None:
+    """Refuse a name that is no method.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    if name not in _METHODS:
+        raise refuse_unknown("method.name", name, method_names())
+
+
+def make_method(config: Config, flat: Flat, world: World) -> Method:
+    """The method of a configuration, for this rank's member.
+
+    Args:
+        config: the run's configuration, its method known.
+        flat: this member's parameters and optimizer state, changed in place by the method.
+        world: the ranks.
+    """
+    return _METHODS[config.method.name](config, flat, world)

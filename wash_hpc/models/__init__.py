@@ -1,0 +1,76 @@
+"""Networks by name: the small ones that torchvision lacks, and every torchvision classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from wash_hpc.config import refuse_unknown
+from wash_hpc.errors import ConfigError
+from wash_hpc.models.networks import MLP, ResNetSmall, cifar_resnet18, cifar_vgg16
+
+ImageShape = tuple[int, int, int]
+
+_PREFIX = "torchvision."
+_OWN: dict[str, Callable[[ImageShape, int, int], nn.Module]] = {
+    "resnet_small": lambda shape, classes, width: ResNetSmall(shape[0], classes, width),
+    "mlp": lambda shape, classes, width: MLP(shape, classes, 16 * width),
+    "resnet18": lambda shape, classes, width: cifar_resnet18(shape[0], classes),
+    "vgg16_bn": lambda shape, classes, width: cifar_vgg16(shape[0], classes),
+}
+
+
+def model_names() -> list[str]:
+    """Names that `build_model` knows."""
+    import torchvision
+
+    return [*_OWN, *(_PREFIX + name for name in torchvision.models.list_models(module=torchvision.models))]
+
+
+def build_model(name: str, image_shape: ImageShape, num_classes: int, width: int = 16) -> nn.Module:
+    """A network with fresh weights, drawn from torch's default generator.
+
+    Args:
+        name: one of `model_names()`.
+        image_shape: (C, H, W) of the images it will be given.
+        num_classes: outputs.
+        width: channels of the first stage (`resnet_small`), units / 16 (`mlp`); the others ignore it.
+
+    Raises:
+        ConfigError: an unknown name, or a network that cannot take such images.
+    """
+    if name in _OWN:
+        model = _OWN[name](image_shape, num_classes, width)
+    elif name in model_names():
+        model = _build_torchvision(name.removeprefix(_PREFIX), num_classes)
+    else:
+        raise refuse_unknown("model.name", name, model_names())
+    _require_fit(name, model, image_shape, num_classes)
+    return model
+
+
+def _build_torchvision(name: str, num_classes: int) -> nn.Module:
+    import torchvision
+
+    # Auxiliary heads return tuples in training; they belong to the recipes of these two networks alone.
+    options = {"aux_logits": False, "init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return model
+
+
+def _require_fit(name: str, model: nn.Module, image_shape: ImageShape, num_classes: int) -> None:
+    """Try one image, so that a network and images that do not fit are said at start and not in the first step."""
+    model.eval()
+    try:
+        with torch.no_grad():
+            shape = tuple(model(torch.zeros(1, *image_shape)).shape)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"model.name={name} cannot take images of shape {image_shape}: {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        model.train()
+    if shape != (1, num_classes):
+        raise ConfigError(f"model.name={name} gives an output of shape {shape} for one image, not (1, {num_classes})")

@@ -1,0 +1,279 @@
+"""What is written down about a run: metrics, progress, evaluations, checkpoints, and at the end weights and summary.
+
+Owns when each is due and the reductions behind them. Every rank makes every call, because most are collective; only the
+root writes shared files.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import wash_hpc
+from wash_hpc.clock import Stopwatch
+from wash_hpc.config import Config, dump_config
+from wash_hpc.data.source import Source, steps_per_epoch
+from wash_hpc.ensemble.consensus import consensus_distance_per_layer
+from wash_hpc.ensemble.soup import Weights
+from wash_hpc.evaluate import Evaluation, Evaluator
+from wash_hpc.logs import ProgressReport
+from wash_hpc.member import Member
+from wash_hpc.methods import Method
+from wash_hpc.parallel.reducer import Reducer, Scope
+from wash_hpc.parallel.world import World
+from wash_hpc.slurm import current_job
+from wash_hpc.storage.checkpoint import Manifest, write_manifest, write_member
+from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
+from wash_hpc.storage.summary import Summary, write_summary
+from wash_hpc.storage.weights import member_file, save_model, soup_file
+
+Floats = NDArray[np.float64]
+
+
+class Observer:
+    """Watches one run. Every method is collective over the world.
+
+    Args:
+        config: the run's configuration.
+        source: the images.
+        world: the ranks.
+        reducer: averages over ranks.
+        member: what this rank trains.
+        method: counts what was sent.
+        evaluator: judges.
+        clock: the loop's; seconds by the names data, compute and exchange.
+        num_steps: of the whole run.
+        start: the checkpoint from which the run goes on, or None.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        world: World,
+        reducer: Reducer,
+        member: Member,
+        method: Method,
+        evaluator: Evaluator,
+        clock: Stopwatch,
+        num_steps: int,
+        start: Manifest | None,
+    ) -> None:
+        self._config = config
+        self._world = world
+        self._reducer = reducer
+        self._member = member
+        self._method = method
+        self._evaluator = evaluator
+        self._clock = clock
+        self._num_steps = num_steps
+        self._steps_per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
+        self._last_logged = 0 if start is None else start.step
+        num_members = world.layout.num_members
+        self._moved_before = np.array(start.values_moved if start else [0] * num_members, dtype=np.int64)
+        self._bytes_before = np.array(start.bytes_sent if start else [0] * num_members, dtype=np.int64)
+        self._seconds = start.wall_seconds if start else 0.0  # of training, evaluations included
+        self._seconds_training = 0.0  # of this start, in the loop's three parts
+        self._num_images = 0  # of this start and this member
+        self._distance = math.nan
+        hosts = sorted(set(world.comm.allgather(socket.gethostname())))
+        self._writer = self._open_writer(hosts) if world.is_root else None
+        self._progress = ProgressReport(
+            config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
+        )
+
+    def after_step(self, step: int) -> None:
+        """Log, evaluate and write a checkpoint, each when it is due after update number `step`, from 1."""
+        last = step == self._num_steps
+        if last or step % self._config.log.every_steps == 0:
+            self._log(step)
+        per_evaluation = self._config.evaluate.every_epochs * self._steps_per_epoch
+        if per_evaluation and step % per_evaluation == 0 and not last:  # the last step is judged in `finish`
+            self._member.average_statistics()
+            self._record(step, self._evaluator.evaluate(self._fetch))
+        if self._config.checkpoint.every_steps and (last or step % self._config.checkpoint.every_steps == 0):
+            self._write_checkpoint(step)
+
+    def finish(self) -> Summary:
+        """Judge the final members, write their weights, the soups and the summary."""
+        config, folder = self._config, self._config.folder
+        self._member.average_statistics()
+        evaluation = self._evaluator.evaluate(self._fetch)
+        self._record(self._num_steps, evaluation)
+        if self._world.layout.replica == 0:
+            save_model(member_file(folder, self._world.layout.member), self._member.model)
+        greedy = self._evaluator.greedy(self._fetch) if self._evaluator.can_be_greedy else None
+        if self._world.is_root:
+            self._save_soup("uniform", evaluation.soup)
+            if greedy is not None:
+                self._save_soup("greedy", greedy.weights)
+        _, sent = self._totals()
+        summary = Summary(
+            name=config.run.name,
+            method=config.method.name,
+            num_members=self._world.layout.num_members,
+            num_replicas=self._world.layout.num_replicas,
+            seed=config.run.seed,
+            steps=self._num_steps,
+            epochs=self._num_steps / self._steps_per_epoch,
+            samples_seen=self._num_steps * config.data.batch_size,
+            num_parameters=self._member.flat.values.numel(),
+            mean_member_accuracy=float(np.mean(evaluation.member_accuracy)),
+            best_member_accuracy=max(evaluation.member_accuracy),
+            ensemble_accuracy=evaluation.ensemble_accuracy,
+            soup_accuracy=evaluation.soup_accuracy,
+            soup_accuracy_raw=evaluation.soup_accuracy_raw,
+            greedy_soup_accuracy=None if greedy is None else greedy.accuracy,
+            consensus_distance=float(self._consensus_distance_per_layer().square().sum().sqrt()),
+            bytes_sent_per_member=round(float(sent.mean())),
+            wall_seconds=self._seconds + self._clock.read()["total"],
+            images_per_second_per_member=self._num_images / self._seconds_training if self._num_images else None,
+        )
+        self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
+        if self._world.is_root:
+            assert self._writer is not None
+            self._writer.close()
+            write_summary(folder, summary)
+        self._progress.close()
+        return summary
+
+    def _log(self, step: int) -> None:
+        """Reduce what all ranks saw since the last record; the root writes it."""
+        seconds = self._clock.read()
+        progress = self._member.read_progress()
+        num_steps = step - self._last_logged
+        training = sum(seconds.get(name, 0.0) for name in ("data", "compute", "exchange"))
+        per_step = [seconds.get(name, 0.0) / num_steps for name in ("data", "compute", "exchange")]
+        rates = [progress.num_images / training, float(progress.num_images)]
+        sums = self._by_member([progress.loss_sum, float(progress.num_correct), *rates, *per_step])
+        moved, sent = self._totals()
+        every = self._config.log.consensus_every_steps
+        distances = torch.full((len(self._member.flat.layers),), math.nan, dtype=torch.float64)
+        if step == self._num_steps or (every and step % every == 0):
+            distances = self._consensus_distance_per_layer()
+        images, replicas = sums[:, 3], self._world.layout.num_replicas
+        record = TrainRecord(
+            step=step,
+            epoch=step / self._steps_per_epoch,
+            lr=self._member.learning_rate(step - 1),
+            loss=sums[:, 0] / images,
+            accuracy=sums[:, 1] / images,
+            images_per_second=sums[:, 2],
+            data_seconds=sums[:, 4] / replicas,
+            compute_seconds=sums[:, 5] / replicas,
+            exchange_seconds=sums[:, 6] / replicas,
+            values_moved=moved,
+            bytes_sent=sent,
+            consensus_distance=float(distances.square().sum().sqrt()),
+            consensus_distance_per_layer=distances.numpy(),
+        )
+        if self._writer is not None:
+            self._writer.append_train(record)
+        self._progress.show_step(step, float(record.loss.mean()), float(record.images_per_second.mean()))
+        self._last_logged = step
+        self._seconds += seconds["total"]
+        self._seconds_training += training
+        self._num_images += int(images[self._world.layout.member])
+
+    def _record(self, step: int, evaluation: Evaluation) -> None:
+        """Write down an evaluation."""
+        if self._writer is not None:
+            self._writer.append_evaluation(
+                EvaluationRecord(
+                    step=step,
+                    member_accuracy=np.array(evaluation.member_accuracy),
+                    ensemble_accuracy=evaluation.ensemble_accuracy,
+                    soup_accuracy=evaluation.soup_accuracy,
+                )
+            )
+        mean = float(np.mean(evaluation.member_accuracy))
+        self._progress.show_evaluation(step, mean, evaluation.ensemble_accuracy, evaluation.soup_accuracy)
+
+    def _write_checkpoint(self, step: int) -> None:
+        layout = self._world.layout
+        self._member.average_statistics()
+        checksum = ""
+        if layout.replica == 0:
+            checksum = write_member(self._config.folder, step, layout.member, self._member.state())
+        # The manifest comes after this: when all checksums are here, all files are there.
+        checksums = self._world.comm.allgather((layout.member, checksum))
+        moved, sent = self._totals()
+        if self._world.is_root:
+            manifest = Manifest(
+                step=step,
+                num_members=layout.num_members,
+                num_parameters=self._member.flat.values.numel(),
+                seed=self._config.run.seed,
+                values_moved=moved.tolist(),
+                bytes_sent=sent.tolist(),
+                wall_seconds=self._seconds,
+                checksums={f"member-{member:04d}.safetensors": text for member, text in checksums if text},
+            )
+            write_manifest(self._config.folder, manifest, self._config.checkpoint.keep)
+
+    def _totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """([M], [M]) int64: scalars moved and bytes sent by each member, all its replicas together, over all starts."""
+        sums = self._by_member([float(self._method.values_moved), float(self._method.bytes_sent)])
+        return self._moved_before + sums[:, 0].astype(np.int64), self._bytes_before + sums[:, 1].astype(np.int64)
+
+    def _by_member(self, numbers: list[float]) -> Floats:
+        """[M, N] float64, each member's N numbers summed over its replicas; equal on all ranks."""
+        table = torch.zeros(self._world.layout.num_members, len(numbers), dtype=torch.float64)
+        table[self._world.layout.member] = torch.tensor(numbers, dtype=torch.float64)
+        summed: Floats = self._reducer.sum_(table, Scope.WORLD).numpy()
+        return summed
+
+    def _consensus_distance_per_layer(self) -> torch.Tensor:
+        flat = self._member.flat
+        return consensus_distance_per_layer(
+            flat.values, flat.layers, lambda tensor: self._reducer.mean_(tensor, Scope.MEMBERS)
+        ).cpu()
+
+    def _fetch(self, member: int) -> Weights:
+        """A member's weights from the rank that trains it. Collective over `exchange_comm`."""
+        own = self._member.weights()
+        values = self._reducer.broadcast_(own.values.clone(), Scope.MEMBERS, root=member)
+        return Weights(values, self._reducer.broadcast_(own.statistics, Scope.MEMBERS, root=member))
+
+    def _save_soup(self, kind: str, weights: Weights) -> None:
+        self._evaluator.load(weights)
+        save_model(soup_file(self._config.folder, kind), self._evaluator.model)
+
+    def _open_writer(self, hosts: list[str]) -> MetricsWriter:
+        layout, job = self._world.layout, current_job()
+        return MetricsWriter(
+            self._config.folder,
+            layout.num_members,
+            [layer.name for layer in self._member.flat.layers],
+            {
+                "config": dump_config(self._config),
+                "wash_hpc_version": wash_hpc.__version__,
+                "torch_version": str(torch.__version__),
+                "python_version": platform.python_version(),
+                "git_commit": _git_commit(),
+                "hosts": " ".join(hosts),
+                "num_ranks": layout.size,
+                "num_members": layout.num_members,
+                "num_replicas": layout.num_replicas,
+                "num_steps": self._num_steps,
+                "slurm_job_id": "" if job is None else job.job_id,
+            },
+        )
+
+
+def _git_commit() -> str:
+    """The commit of the source tree that is running, or nothing where it is none."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,192 @@
+"""A training run from its configuration to its summary. Read this file first.
+
+    with agreed: ...      everything a user can get wrong is checked on all ranks before anything is written
+    for step in ...:      next batch -> member.step -> method.after_step -> observer.after_step
+    finish                evaluate, write members, soup and summary
+
+What crosses the network: gradients among the replicas of a member (inside `member.step`), what the method moves
+between members (inside `method.after_step`; for WASH one Alltoallv of K_m values), and what is reduced for the log when
+it is due (inside `observer.after_step`). The order is always compute, communicate, observe, persist.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wash_hpc.clock import Stopwatch
+from wash_hpc.config import Config, load_config
+from wash_hpc.data import open_source
+from wash_hpc.data.source import Shard, Source, steps_per_epoch
+from wash_hpc.errors import ConfigError
+from wash_hpc.evaluate import Evaluator
+from wash_hpc.member import Member
+from wash_hpc.methods import make_method, require_method
+from wash_hpc.models import build_model
+from wash_hpc.observe import Observer
+from wash_hpc.parallel import start_mpi
+from wash_hpc.parallel.reducer import Reducer, reducer_class
+from wash_hpc.parallel.world import Comm, World, abort_on_uncaught_error, agreed, on_root
+from wash_hpc.seeds import Stream, torch_seed
+from wash_hpc.storage.checkpoint import Manifest, read_member
+from wash_hpc.storage.run_folder import create_folder, find_start
+from wash_hpc.storage.summary import Summary
+
+
+def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
+    """Train an ensemble, judge it and leave a run folder. Collective over MPI_COMM_WORLD.
+
+    Args:
+        file: a configuration.
+        overrides: `key=value` arguments.
+
+    Returns:
+        The run's summary, on every rank.
+
+    Raises:
+        WashError: a mistake of the user's, on all ranks before anything is written.
+    """
+    comm = start_mpi()
+    config = on_root(comm, lambda: load_config(file, overrides))
+    setup = set_up(comm, config)
+    world, layout, source, num_steps = setup.world, setup.world.layout, setup.source, setup.num_steps
+
+    reducer = setup.make_reducer(world)
+    member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer)
+    first_step = continue_from(setup.start, config, member, world)
+    on_root(comm, lambda: create_folder(config))
+    method = make_method(config, member.flat, world)
+    everything = Shard(layout.rank, layout.size)
+    evaluator = Evaluator(config, source, setup.scratch, layout.num_members, everything, reducer)
+    clock = Stopwatch()
+    observer = Observer(config, source, world, reducer, member, method, evaluator, clock, num_steps, setup.start)
+    replica = Shard(layout.replica, layout.num_replicas)
+    batches = source.train(layout.member, replica, config.data.batch_size, first_step)
+
+    for step in range(first_step, num_steps):
+        with clock("data"):
+            batch = next(batches)
+        with clock("compute"):
+            member.step(batch, step)
+        with clock("exchange"):
+            method.after_step(step + 1)
+        observer.after_step(step + 1)
+
+    summary = observer.finish()
+    method.close()
+    reducer.close()
+    return summary
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run needs that a user can get wrong, checked on all ranks; nothing is written yet.
+
+    Attributes:
+        world: the ranks.
+        source: the images, on this rank's device.
+        num_steps: of the whole run.
+        model: this member's network with its initial weights, on the device.
+        scratch: another one for evaluation.
+        make_reducer: opens the reducer; collective over the world.
+        start: the checkpoint to continue from, or None.
+    """
+
+    world: World
+    source: Source
+    num_steps: int
+    model: nn.Module
+    scratch: nn.Module
+    make_reducer: Callable[[World], Reducer]
+    start: Manifest | None
+
+
+def set_up(comm: Comm, config: Config) -> Setup:
+    """Check and open everything. Collective over `comm`.
+
+    Raises:
+        WashError: a mistake of the user's, the same on all ranks.
+    """
+    with agreed(comm):
+        require_method(config.method.name)
+        world = World.open(comm, config.ensemble.members)
+    layout = world.layout
+    abort_on_uncaught_error(f"rank {layout.rank} (member {layout.member}, replica {layout.replica})", layout.rank)
+    start = on_root(comm, lambda: find_start(config))
+    with agreed(comm):
+        device = choose_device(config, world)
+        require_divisible_batch(config, layout.num_replicas)
+        source = open_source(config, device)
+        num_steps = count_steps(config, source)
+        model, scratch = (make_initial_model(config, source, layout.member, device) for _ in range(2))
+        make_reducer = reducer_class(config.parallel.reducer)
+        if start is not None:
+            start.require_fit(layout.num_members, sum(p.numel() for p in model.parameters() if p.requires_grad))
+        source.check_files(Shard(layout.rank, layout.size))
+    return Setup(world, source, num_steps, model, scratch, make_reducer, start)
+
+
+def continue_from(start: Manifest | None, config: Config, member: Member, world: World) -> int:
+    """Put back what a checkpoint holds. Collective over the world.
+
+    Returns:
+        The number of the first step to do, 0 without a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read; on all ranks.
+    """
+    with agreed(world.comm):
+        if start is not None:
+            member.load_state(read_member(config.folder, start, world.layout.member), start.step)
+    return 0 if start is None else start.step
+
+
+def choose_device(config: Config, world: World) -> torch.device:
+    """This rank's device, and torch's settings for it: ranks of a host take its GPUs in turn.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(config.run.threads or max(1, cores // world.local_size))
+    if config.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    kind = config.parallel.device
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("parallel.device=cuda: torch sees no GPU on this host; use auto or cpu")
+    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def require_divisible_batch(config: Config, num_replicas: int) -> None:
+    """Refuse a batch that replicas cannot share out evenly: the mean of their gradients would not be the batch's.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if config.data.batch_size % num_replicas:
+        raise ConfigError(
+            f"data.batch_size={config.data.batch_size}: expected a multiple of the {num_replicas} replicas of a member"
+        )
+
+
+def count_steps(config: Config, source: Source) -> int:
+    """Optimizer updates of the whole run: `train.steps`, or `train.epochs` full passes."""
+    per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
+    return config.train.steps or config.train.epochs * per_epoch
+
+
+def make_initial_model(config: Config, source: Source, member: int, device: torch.device) -> nn.Module:
+    """The network with a member's initial weights, a function of (seed, member), or of the seed alone."""
+    torch.manual_seed(torch_seed(config.run.seed, Stream.WEIGHTS, 0 if config.ensemble.same_init else member))
+    model = build_model(config.model.name, source.image_shape, source.num_classes, config.model.width)
+    return model.to(device)
