@@ -1,7 +1,7 @@
 """The whole configuration on one page: what can be set, its default, its range.
 
 A configuration is a YAML file merged over these defaults, with `key=value` arguments merged over both. Types and
-spelling are checked by OmegaConf, ranges by `check_ranges`. Nothing here reads the world or the data: what depends on
+spelling are checked by OmegaConf, ranges by `ranges`. Nothing here reads the world or the data: what depends on
 them (members and ranks, batch size and replicas) is checked where it is known.
 """
 
@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wash_hpc.errors import ConfigError
+from wash_hpc.ranges import check_ranges
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         if "=" not in override:
             raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), from_file, OmegaConf.from_dotlist(list(overrides)))
+        given = OmegaConf.merge(from_file, OmegaConf.from_dotlist(list(overrides)))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), _with_words_on_and_off(given))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
@@ -192,78 +194,6 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 def dump_config(config: Config) -> str:
     """The merged configuration as YAML, the text of a run's `config.yaml`."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
-
-
-def check_ranges(config: Config) -> None:
-    """Refuse values out of range, naming the key.
-
-    Raises:
-        ConfigError: the first value that is out of its range.
-    """
-    run, data, train, optimizer, method = config.run, config.data, config.train, config.optimizer, config.method
-    low, high = [*data.crop_scale, 0.0, 0.0][:2]
-    rules: list[tuple[str, object, bool, str]] = [
-        ("run.name", run.name, _is_folder_name(run.name), "a plain folder name"),
-        ("run.seed", run.seed, 0 <= run.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
-        ("run.threads", run.threads, run.threads >= 0, "0 or more"),
-        ("ensemble.members", config.ensemble.members, _at_least(1, config.ensemble.members), "at least 1, or null"),
-        ("model.width", config.model.width, config.model.width >= 1, "at least 1"),
-        ("data.batch_size", data.batch_size, data.batch_size >= 1, "at least 1"),
-        ("data.workers", data.workers, data.workers >= 1, "at least 1"),
-        ("data.held_out", data.held_out, 0 <= data.held_out < 1, "a share in [0, 1)"),
-        ("data.image_size", data.image_size, data.image_size >= 8, "at least 8 pixels"),
-        ("data.resize", data.resize, data.resize >= data.image_size, "at least data.image_size"),
-        ("data.crop_padding", data.crop_padding, data.crop_padding >= 0, "0 or more"),
-        (
-            "data.crop_scale",
-            data.crop_scale,
-            len(data.crop_scale) == 2 and 0 < low <= high <= 1,
-            "two shares, 0 < low <= high <= 1",
-        ),
-        ("data.mean", data.mean, len(data.mean) == 3, "three numbers"),
-        ("data.std", data.std, len(data.std) == 3 and min(data.std) > 0, "three positive numbers"),
-        ("data.num_images", data.num_images, data.num_images >= 1, "at least 1"),
-        ("data.num_classes", data.num_classes, data.num_classes >= 2, "at least 2"),
-        ("train.epochs", train.epochs, train.epochs >= 1, "at least 1"),
-        ("train.steps", train.steps, _at_least(1, train.steps), "at least 1, or null"),
-        ("train.label_smoothing", train.label_smoothing, 0 <= train.label_smoothing < 1, "in [0, 1)"),
-        ("optimizer.lr", optimizer.lr, optimizer.lr >= 0, "0 or more"),
-        ("optimizer.min_lr", optimizer.min_lr, optimizer.min_lr >= 0, "0 or more"),
-        ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.warmup_steps >= 0, "0 or more"),
-        ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "in [0, 1)"),
-        (
-            "optimizer.nesterov",
-            optimizer.nesterov,
-            not optimizer.nesterov or (optimizer.name == "sgd" and optimizer.momentum > 0),
-            "false, or SGD with momentum",
-        ),
-        ("optimizer.weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0, "0 or more"),
-        ("method.p", method.p, 0 <= method.p <= 1, "a probability in [0, 1]"),
-        ("method.every", method.every, method.every >= 1, "at least 1"),
-        ("method.start", method.start, method.start >= 0, "0 or more"),
-        ("method.stop", method.stop, _at_least(method.start, method.stop), "method.start or more, or null"),
-        ("method.overlap", method.overlap, not method.overlap, "false (overlapped exchange is not built yet)"),
-        ("log.every_steps", config.log.every_steps, config.log.every_steps >= 1, "at least 1"),
-        (
-            "log.consensus_every_steps",
-            config.log.consensus_every_steps,
-            config.log.consensus_every_steps >= 0,
-            "0 or more",
-        ),
-        ("evaluate.every_epochs", config.evaluate.every_epochs, config.evaluate.every_epochs >= 0, "0 or more"),
-        ("evaluate.batch_size", config.evaluate.batch_size, config.evaluate.batch_size >= 1, "at least 1"),
-        (
-            "evaluate.statistics_images",
-            config.evaluate.statistics_images,
-            config.evaluate.statistics_images >= 1,
-            "at least 1",
-        ),
-        ("checkpoint.every_steps", config.checkpoint.every_steps, config.checkpoint.every_steps >= 0, "0 or more"),
-        ("checkpoint.keep", config.checkpoint.keep, config.checkpoint.keep >= 1, "at least 1"),
-    ]
-    for key, value, holds, expected in rules:
-        if not holds:
-            raise ConfigError(f"{key}={value}: expected {expected}")
 
 
 def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
@@ -288,15 +218,16 @@ def _read_yaml(file: Path) -> Any:
     return content
 
 
+def _with_words_on_and_off(given: Any) -> Any:
+    """The same with `on` and `off` where YAML has read them as true and false."""
+    for key in ("parallel.device_buffers", "log.progress"):
+        value = OmegaConf.select(given, key)
+        if isinstance(value, bool):
+            OmegaConf.update(given, key, "on" if value else "off")
+    return given
+
+
 def _explain(error: OmegaConfBaseException) -> str:
     """The first sentence of an OmegaConf error, with the full key in front of it."""
     first = str(error).splitlines()[0]
     return f"{error.full_key}: {first}" if error.full_key else first
-
-
-def _is_folder_name(name: str) -> bool:
-    return bool(name) and name not in {".", ".."} and "/" not in name and "\0" not in name
-
-
-def _at_least(least: int, value: int | None) -> bool:
-    return value is None or value >= least

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,6 +61,8 @@ class MLP(nn.Sequential):
 
 def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:
     """torchvision's ResNet-18 with the 3x3 stem and no first pooling that 32x32 images need."""
+    import torchvision  # takes seconds to import, and the small networks do without
+
     model: nn.Module = torchvision.models.resnet18(num_classes=num_classes)
     model.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -71,6 +72,8 @@ def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:
 
 def cifar_vgg16(in_channels: int, num_classes: int) -> nn.Module:
     """VGG-16 with batch normalisation and a single linear layer on top, as is usual for 32x32 images."""
+    import torchvision
+
     layers = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"], batch_norm=True)
     if in_channels != 3:
         layers[0] = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1)

@@ -1,0 +1,125 @@
+"""A user's mistakes: each gets one sentence that names it, on every rank, before anything is written."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import TINY, mpirun
+from wash_hpc.errors import WashError
+
+# What is given, and what the sentence must say.
+MISTAKES = [
+    (["methd.p=0.1"], "methd.*did you mean: 'method'"),
+    (["method.prob=0.1"], "method.prob"),
+    (["optimizer.momentun=0.5"], "optimizer.momentun.*did you mean: 'momentum'"),
+    (["method.p=often"], "method.p: .*'often'"),
+    (["data.batch_size=1.5"], "data.batch_size: .*'1.5'"),
+    (["method.schedule=random"], "method.schedule: .*'decreasing', 'constant', 'increasing'"),
+    (["method.p=1.5"], r"method.p=1.5: expected a probability in \[0, 1\]"),
+    (["method.p=-0.1"], "method.p=-0.1"),
+    (["method.p=nan"], "method.p=nan"),
+    (["optimizer.lr=.inf"], "optimizer.lr=inf"),
+    (["ensemble.members=3"], "ensemble.members=3: 2 ranks cannot be shared out evenly"),
+    (["ensemble.members=1", "data.batch_size=3"], "data.batch_size=3: expected a multiple of the 2 replicas"),
+    (["data.batch_size=1000"], "data.batch_size=1000: the training set has only 48 images"),
+    (["data.name=image_folder", "data.path=nowhere"], "nowhere"),
+    (["data.name=image_folder"], "data.path"),
+    (["data.name=imagenet"], "data.name=imagenet: .*image_folder"),
+    (["model.name=resnet50"], "model.name=resnet50: .*torchvision.resnet50"),
+    (["model.name=torchvision.vit_b_16"], "model.name=torchvision.vit_b_16 cannot take images of shape"),
+    (["method.name=washh"], "method.name=washh: .*did you mean wash"),
+    (["checkpoint.resume=must"], "checkpoint.resume=must"),
+    (["parallel.device=cuda"], "parallel.device=cuda"),
+    (["method.p"], "'method.p' is not of the form key=value"),
+]
+
+
+def refuse(tmp_path: Path, comm, overrides: list[str], says: str) -> None:
+    """All ranks raise the same sentence, and no run folder is there after it."""
+    from wash_hpc.train import train
+
+    folder = comm.bcast(str(tmp_path))
+    with pytest.raises(WashError, match=f"(?is){says}") as raised:
+        train(None, [*TINY, f"run.dir={folder}/runs", "run.name=refused", *overrides])
+    assert raised.value.agreed
+    assert "\n" not in str(raised.value)
+    assert len(set(comm.allgather(str(raised.value)))) == 1
+    assert not (Path(folder) / "runs").exists()
+
+
+@pytest.mark.mpi(ranks=[2], timeout=240)
+def test_every_mistake_in_the_configuration_is_refused_on_all_ranks_with_a_sentence(mpi_ranks, comm, tmp_path):
+    for overrides, says in MISTAKES:
+        refuse(tmp_path, comm, overrides, says)
+
+
+@pytest.mark.mpi(ranks=[2], timeout=120)
+def test_mistakes_in_an_image_folder_are_refused_on_all_ranks_with_the_place(mpi_ranks, comm, tmp_path, digits_folder):
+    def spoil(name: str, change) -> str:
+        """A copy of the folder with one thing wrong."""
+        target = Path(comm.bcast(str(tmp_path))) / name
+        if comm.rank == 0:
+            shutil.copytree(digits_folder, target)
+            change(target)
+        comm.Barrier()
+        return f"data.path={target}"
+
+    def empty_class(root: Path) -> None:
+        for file in (root / "train" / "3").iterdir():
+            file.unlink()
+
+    shape = ["data.name=image_folder", "data.image_size=16", "data.resize=16"]
+    empty = spoil("empty", empty_class)
+    refuse(tmp_path, comm, [*shape, empty], "train/3.*(empty|no image)")
+    different = spoil("different", lambda root: (root / "test" / "7").rename(root / "test" / "seven"))
+    refuse(tmp_path, comm, [*shape, different], "different/test.*missing: 7")
+    no_image = spoil("no_image", lambda root: (root / "train" / "5" / "zz.jpg").write_text("not an image"))
+    refuse(tmp_path, comm, [*shape, no_image], "train/5/zz.jpg")
+
+
+@pytest.mark.mpi(ranks=[2], timeout=120)
+def test_a_run_folder_that_exists_is_refused_and_left_untouched(mpi_ranks, comm, tmp_path):
+    from wash_hpc.train import train
+
+    folder = Path(comm.bcast(str(tmp_path))) / "taken"
+    if comm.rank == 0:
+        folder.mkdir()
+        (folder / "mine.txt").write_text("keep")
+    comm.Barrier()
+    with pytest.raises(WashError, match="taken exists"):
+        train(None, [*TINY, f"run.dir={folder.parent}", "run.name=taken"])
+    comm.Barrier()
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+
+
+HIDDEN = """
+import sys
+sys.modules["horovod"] = None  # as where it is not installed
+from wash_hpc.__main__ import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_a_missing_horovod_is_said_with_the_command_that_installs_it(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("{}")
+    command = ["train", str(config), *TINY, f"run.dir={tmp_path}/runs"]
+    done = mpirun(2, sys.executable, "-c", HIDDEN, *command, "parallel.reducer=horovod")
+    assert done.returncode == 2
+    assert done.stderr.count("wash_hpc: error: Horovod") == 1
+    assert "tools/install_horovod.sh" in done.stderr
+    assert "parallel.reducer=mpi" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert mpirun(2, sys.executable, "-c", HIDDEN, *command, "parallel.reducer=mpi").returncode == 0
+
+
+def test_the_command_line_says_a_mistake_once_and_exits_with_two(tmp_path):
+    done = mpirun(3, "wash-hpc", "train", str(tmp_path / "no.yaml"))
+    assert done.returncode == 2
+    assert done.stderr.count("wash_hpc: error:") == 1
+    assert "no.yaml: there is no such configuration file" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,181 @@
+"""The laws that whole runs obey, on real ranks started by mpirun through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support import equal_weights, final_weights, tiny_config, train
+from wash_hpc.ensemble.flat import Flat
+from wash_hpc.methods.wash import expected_moved, make_drawer
+from wash_hpc.models import build_model
+from wash_hpc.storage.metrics import read_metrics
+from wash_hpc.storage.summary import Summary, read_summary
+
+MLP = "model.name=mlp"
+
+
+def initial_weights(config_overrides: list[str], member: int) -> dict[str, torch.Tensor]:
+    """A member's weights before the first step, made anew in this process."""
+    from wash_hpc.data import open_source
+    from wash_hpc.train import make_initial_model
+
+    config = tiny_config(*config_overrides)
+    return make_initial_model(
+        config, open_source(config, torch.device("cpu")), member, torch.device("cpu")
+    ).state_dict()
+
+
+def test_probability_zero_is_independent_runs_bit_for_bit_and_sends_nothing(tmp_path):
+    zero = train(tmp_path, "zero", 3, "method.p=0")
+    independent = train(tmp_path, "independent", 3, "method.name=independent")
+    assert equal_weights(zero, independent)
+    assert read_summary(zero).bytes_sent_per_member == 0
+    assert read_metrics(zero).bytes_sent.max() == 0
+
+
+def test_a_single_member_is_left_as_it_is(tmp_path):
+    alone = train(tmp_path, "alone", 1)
+    independent = train(tmp_path, "independent", 1, "method.name=independent")
+    assert equal_weights(alone, independent)
+    assert read_summary(alone).bytes_sent_per_member == 0
+
+
+def test_wash_is_the_serial_shuffle_of_independent_members(tmp_path):
+    """With a learning rate of zero a run is nothing but shuffles: the reference, applied to the initial weights."""
+    from wash_hpc.shuffle.reference import shuffle_members
+
+    overrides = ["optimizer.lr=0", "optimizer.min_lr=0", MLP, "method.every=2", "method.start=1", "method.stop=6"]
+    run = train(tmp_path, "shuffles", 3, *overrides)
+    models = [build_model("mlp", (3, 8, 8), 4, 4) for _ in range(3)]
+    for member, model in enumerate(models):
+        model.load_state_dict(initial_weights(overrides, member))
+    flats = [Flat(model) for model in models]
+    drawer = make_drawer(tiny_config(*overrides), flats[0], 3)
+    values = torch.stack([flat.values.detach() for flat in flats])
+    for step in (3, 5):  # after steps 3 and 5: every second one in (1, 6]
+        values = shuffle_members(values, drawer.draw(step))
+    for flat, model, row, final in zip(flats, models, values, final_weights(run), strict=True):
+        flat.values.data.copy_(row)
+        assert all(torch.equal(final[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_wash_changes_what_independent_members_would_have_been(tmp_path):
+    assert not equal_weights(train(tmp_path, "wash", 2), train(tmp_path, "independent", 2, "method.name=independent"))
+
+
+def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_of_two_seeds_are_not(tmp_path):
+    first, again = (train(tmp_path, name, 2) for name in ("first", "again"))
+    assert equal_weights(first, again)
+    assert not equal_weights(first, train(tmp_path, "other", 2, "run.seed=1"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, optimizer):
+    """k steps + restart + (n - k) steps = n steps, with momentum, statistics, augmentation, in mid-epoch."""
+    shared = [f"optimizer.name={optimizer}", "optimizer.schedule=constant", "checkpoint.every_steps=5"]
+    shared += ["method.optimizer_state=true"]
+    whole = train(tmp_path, "whole", 3, *shared)
+    train(tmp_path, "parts", 3, *shared, "train.steps=5")
+    parts = train(tmp_path, "parts", 3, *shared, "checkpoint.resume=must")
+    assert equal_weights(whole, parts)
+    assert sorted(path.name for path in (parts / "metrics").iterdir()) == ["0000.h5", "0001.h5"]
+    first, second = read_metrics(whole), read_metrics(parts)
+    assert first.bytes_sent[-1].tolist() == second.bytes_sent[-1].tolist()
+    assert np.all(np.diff(second.step) > 0)
+    keys = (
+        "soup_accuracy",
+        "ensemble_accuracy",
+        "bytes_sent_per_member",
+        "steps",
+        "samples_seen",
+        "consensus_distance",
+    )
+    assert [getattr(read_summary(whole), key) for key in keys] == [getattr(read_summary(parts), key) for key in keys]
+
+
+@pytest.mark.parametrize("reducer", ["horovod", "mpi"])
+def test_two_replicas_with_half_the_batch_each_equal_one_replica_to_rounding(tmp_path, reducer):
+    """No normalisation: batch statistics of half a batch are not those of the whole."""
+    shared = [MLP, f"parallel.reducer={reducer}", "ensemble.members=2", "checkpoint.every_steps=8"]
+    one = train(tmp_path, "one", 2, *shared)
+    two = train(tmp_path, "two", 4, *shared)
+    assert (read_summary(one).num_replicas, read_summary(two).num_replicas) == (1, 2)
+    for first, second in zip(final_weights(one), final_weights(two), strict=True):
+        assert all(torch.allclose(first[key], second[key], rtol=1e-4, atol=1e-6) for key in first)
+    moved = read_metrics(one).values_moved[-1], read_metrics(two).values_moved[-1]
+    assert (2 * moved[0]).tolist() == moved[1].tolist()  # each replica exchanges with its own column
+
+
+@pytest.mark.parametrize("schedule", ["decreasing", "constant", "increasing"])
+def test_bytes_sent_over_a_run_are_within_three_standard_deviations_of_the_formula(tmp_path, schedule):
+    overrides = [f"method.schedule={schedule}", "method.p=0.1"]
+    run = train(tmp_path, schedule, 4, *overrides)
+    model = build_model("resnet_small", (3, 8, 8), 4, 4)
+    drawer = make_drawer(tiny_config(*overrides), Flat(model), 4)
+    num_steps = 8
+    p = drawer.probabilities * 3 / 4  # picked, and not left in place
+    deviation = np.sqrt(num_steps * np.sum(p * (1 - p) * drawer.layer_sizes))
+    moved, sent = read_metrics(run).values_moved[-1], read_metrics(run).bytes_sent[-1]
+    assert (sent == 4 * moved).all()
+    assert np.all(np.abs(moved - num_steps * expected_moved(drawer)) < 3 * deviation)
+
+
+@pytest.mark.parametrize("same_init", [True, False])
+def test_members_start_from_the_same_or_from_different_weights(tmp_path, same_init):
+    overrides = ["optimizer.lr=0", "optimizer.min_lr=0", "method.name=independent", f"ensemble.same_init={same_init}"]
+    run = train(tmp_path, "run", 2, *overrides)
+    first, second = final_weights(run)
+    names = [name for name in first if name.endswith("weight") and first[name].dim() == 4]
+    assert all(torch.equal(first[name], second[name]) == same_init for name in names)
+    assert (read_summary(run).consensus_distance == 0) == same_init
+
+
+def test_a_run_leaves_the_files_of_the_contract(tmp_path):
+    run = train(tmp_path, "run", 2, "checkpoint.every_steps=4", "evaluate.every_epochs=1")
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    parts = ("manifest.json", "member-0000.safetensors", "member-0001.safetensors")
+    assert files == {
+        "config.yaml",
+        "metrics/0000.h5",
+        "summary.json",
+        "members/member-0000.safetensors",
+        "members/member-0001.safetensors",
+        "members/soup.safetensors",
+        "members/greedy_soup.safetensors",
+        *(f"checkpoints/step-{step:08d}/{name}" for step in (4, 8) for name in parts),
+    }
+    summary = json.loads((run / "summary.json").read_text())
+    assert list(summary) == list(Summary.__dataclass_fields__)
+    metrics = read_metrics(run)
+    assert metrics.step.tolist() == [4, 8]
+    assert metrics.evaluate_step.tolist() == [6, 8]  # six batches of eight in 48 training images; the end
+    assert np.isfinite(metrics.loss).all()
+    assert metrics.soup_accuracy[-1] == summary["soup_accuracy"]
+    assert np.isclose(metrics.consensus_distance[-1], summary["consensus_distance"])
+    assert np.isclose(np.sqrt(np.sum(metrics.consensus_distance_per_layer[-1] ** 2)), metrics.consensus_distance[-1])
+
+
+def test_soup_is_the_mean_of_the_members_and_loads_into_the_model(tmp_path):
+    from safetensors.torch import load_file
+
+    run = train(tmp_path, "run", 3)
+    members = final_weights(run)
+    soup = load_file(run / "members" / "soup.safetensors")
+    model = build_model("resnet_small", (3, 8, 8), 4, 4)
+    model.load_state_dict(soup, strict=True)
+    for name, _ in model.named_parameters():
+        mean = torch.stack([member[name].double() for member in members]).mean(dim=0)
+        assert torch.allclose(soup[name].double(), mean, rtol=0, atol=1e-7)
+
+
+def test_dali_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, digits_folder: Path):
+    shared = ["data.name=image_folder", f"data.path={digits_folder}", "data.image_size=16", "data.resize=16"]
+    shared += ["checkpoint.every_steps=3", "optimizer.schedule=constant", "train.steps=6", "data.workers=1"]
+    whole = train(tmp_path, "whole", 2, *shared)
+    train(tmp_path, "parts", 2, *shared, "train.steps=3")
+    assert equal_weights(whole, train(tmp_path, "parts", 2, *shared, "checkpoint.resume=auto"))

@@ -1,0 +1,116 @@
+"""The configuration: every file in configs/ loads, what is written reads back, what is wrong is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from wash_hpc.config import Config, dump_config, load_config
+from wash_hpc.data import source_names
+from wash_hpc.errors import ConfigError
+from wash_hpc.methods import method_names
+from wash_hpc.models import model_names
+
+CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+
+# ARCHITECTURE's contract with those who write configurations.
+CONTRACT = {
+    "run": "name dir seed deterministic",
+    "ensemble": "members same_init",
+    "model": "name",
+    "data": "name path batch_size workers",
+    "train": "epochs steps",
+    "optimizer": "name lr momentum weight_decay",
+    "method": "name p schedule every start stop optimizer_state permutation overlap",
+    "parallel": "reducer device_buffers",
+    "log": "every_steps",
+    "evaluate": "every_epochs",
+    "checkpoint": "every_steps resume",
+}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_configuration_loads_and_names_what_exists(file):
+    config = load_config(file)
+    assert config.run.name == file.stem
+    assert config.data.name in source_names()
+    assert config.model.name in model_names()
+    assert config.method.name in method_names()
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_configuration_says_what_it_reproduces_expects_and_costs_and_how_to_run_it(file):
+    header = file.read_text().split("\n\n")[0]
+    for heading in ("# Reproduces:", "# Expect:", "# Costs:", "# Run:"):
+        assert heading in header
+    assert f"configs/{file.name}" in header or "sbatch" in header
+
+
+def test_there_is_a_configuration_with_and_without_wash_for_each_experiment():
+    names = {file.stem for file in CONFIGS}
+    experiments = ["digits", "fashion_mnist_resnet_small", "cifar10_resnet18", "cifar100_vgg16", "imagenet_resnet50"]
+    assert names >= {f"{experiment}_{method}" for experiment in experiments for method in ("independent", "wash")}
+
+
+def test_a_pair_of_configurations_differs_in_the_method_alone():
+    for file in CONFIGS:
+        if file.stem.endswith("_wash"):
+            wash = OmegaConf.load(file)
+            other = OmegaConf.load(file.with_name(file.name.replace("_wash", "_independent")))
+            for config in (wash, other):
+                del config["method"], config["run"]
+            assert wash == other
+
+
+@pytest.mark.parametrize("section", list(CONTRACT))
+def test_every_key_of_the_contract_exists(section):
+    keys = set(OmegaConf.structured(Config)[section])
+    assert keys >= set(CONTRACT[section].split())
+
+
+def test_later_overrides_win_over_earlier_ones_and_all_over_the_file(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("method: {p: 0.5, name: wash}\nrun: {seed: 3}\n")
+    config = load_config(file, ["method.p=0.1", "method.p=1e-3"])
+    assert (config.method.p, config.method.name, config.run.seed) == (0.001, "wash", 3)
+
+
+@given(st.floats(0, 1), st.sampled_from(["on", "off", "auto"]), st.one_of(st.none(), st.integers(1, 10**9)))
+def test_what_is_written_reads_back_as_it_was(tmp_path_factory, p, buffers, steps):
+    config = load_config(
+        None,
+        [f"method.p={p!r}", f"parallel.device_buffers={buffers}", f"train.steps={'null' if steps is None else steps}"],
+    )
+    file = tmp_path_factory.mktemp("config") / "c.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file) == config
+    assert config.parallel.device_buffers == buffers
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("method: {p: 2}", "method.p=2"),
+        ("methodd: {p: 1}", "did you mean: 'method'"),
+        ("[1, 2]", "expected sections"),
+        ("a: [", "not readable as YAML"),
+        ("method: 5", "method"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_a_sentence(tmp_path, text, says):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(file)
+    assert says.lower() in str(raised.value).lower()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "."])
+def test_a_run_name_that_would_leave_the_folder_of_runs_is_refused(name):
+    with pytest.raises(ConfigError, match=r"run\.name"):
+        load_config(None, [f"run.name={name!r}"])

@@ -1,0 +1,171 @@
+"""Flat parameters, soups, statistics and distances: everything that is done with members, without communication."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from wash_hpc.config import load_config
+from wash_hpc.ensemble.batchnorm import recompute_statistics
+from wash_hpc.ensemble.consensus import consensus_distance_per_layer
+from wash_hpc.ensemble.flat import Flat, Layer, get_statistics, merge_layers, set_statistics
+from wash_hpc.ensemble.soup import Weights, greedy_soup, uniform_soup
+from wash_hpc.errors import ConfigError
+from wash_hpc.models import build_model
+
+
+def small_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model("resnet_small", (3, 8, 8), 4, width=4)
+
+
+def identity(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def test_flat_parameters_are_views_in_one_order_and_the_model_stays_the_same():
+    model = small_model()
+    twin = copy.deepcopy(model)
+    flat = Flat(model, num_state_rows=2)
+    assert flat.rows.shape == (3, sum(p.numel() for p in twin.parameters()))
+    images = torch.randn(2, 3, 8, 8)
+    model.eval(), twin.eval()
+    assert torch.equal(model(images), twin(images))
+    for layer, (name, parameter) in zip(flat.layers, twin.named_parameters(), strict=True):
+        assert layer.name == name
+        assert torch.equal(flat.values[layer.start : layer.start + layer.size], parameter.flatten())
+    with torch.no_grad():
+        flat.values.fill_(0.5)
+    assert all(bool((p == 0.5).all()) for p in model.parameters())
+
+
+def test_gradients_arrive_in_the_flat_vector_and_equal_those_of_separate_tensors():
+    model = small_model()
+    twin = copy.deepcopy(model)
+    flat = Flat(model)
+    images = torch.randn(4, 3, 8, 8)
+    for network in (model, twin):
+        network(images).square().sum().backward()
+    assert torch.equal(flat.gradients, torch.cat([p.grad.flatten() for p in twin.parameters()]))
+
+
+def test_layers_are_tensors_or_the_modules_that_hold_them():
+    flat = Flat(small_model())
+    modules = merge_layers(flat.layers, "module")
+    assert merge_layers(flat.layers, "tensor") == flat.layers
+    assert sum(layer.size for layer in modules) == flat.values.numel()
+    assert modules[-1].name == "classifier"
+    assert modules[-1].size == 16 * 4 + 4
+    assert len(modules) < len(flat.layers)
+
+
+def test_a_model_without_trainable_parameters_or_of_two_dtypes_is_refused():
+    with pytest.raises(ConfigError, match="no trainable parameters"):
+        Flat(nn.Flatten())
+    with pytest.raises(ConfigError, match=r"float16, torch\.float32"):
+        Flat(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half()))
+
+
+def test_statistics_go_out_and_back_in_and_leave_parameters_alone():
+    model = small_model()
+    model(torch.randn(8, 3, 8, 8))
+    statistics = get_statistics(model)
+    other = small_model()
+    before = [p.clone() for p in other.parameters()]
+    set_statistics(other, statistics)
+    assert torch.equal(get_statistics(other), statistics)
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+    assert get_statistics(build_model("mlp", (3, 8, 8), 4, 1)).numel() == 0
+
+
+def test_uniform_soup_is_the_mean():
+    members = [Weights(torch.randn(10), torch.randn(3)) for _ in range(3)]
+    soup = uniform_soup(members)
+    mean = torch.stack([weights.values.double() for weights in members]).mean(dim=0)
+    assert torch.equal(soup.values, mean.float())
+    assert torch.allclose(soup.statistics, torch.stack([weights.statistics for weights in members]).mean(dim=0))
+
+
+def test_greedy_soup_takes_the_best_first_and_only_what_strictly_helps():
+    numbers = {0: 1.0, 1: 3.0, 2: -5.0, 3: 2.0}
+
+    def fetch(member: int) -> Weights:
+        return Weights(torch.tensor([numbers[member]]), torch.zeros(0))
+
+    chosen, soup = greedy_soup([0, 1, 2, 3], fetch, lambda weights: -abs(float(weights.values) - 2.0))
+    assert chosen == [0, 1]  # 1, then (1 + 3) / 2 = 2 is best; neither -5 nor an equal 2 is an improvement
+    assert float(soup.values) == 2.0
+
+
+def test_recomputed_statistics_equal_torchs_own_for_one_process_and_equal_batches():
+    images = [torch.randn(8, 3, 8, 8) * 3 + 1 for _ in range(4)]
+    ours, theirs = small_model(), small_model()
+    recompute_statistics(ours, images, identity)
+    torch.optim.swa_utils.update_bn(images, theirs)
+    assert torch.allclose(get_statistics(ours), get_statistics(theirs), rtol=1e-5, atol=1e-6)
+    assert not ours.training
+
+
+def test_recomputed_statistics_are_the_same_however_the_batches_are_shared_out():
+    images = [torch.randn(size, 3, 8, 8) for size in (8, 4, 2, 8)]
+    whole = small_model()
+    recompute_statistics(whole, images, identity)
+    sums: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        sums.append(tensor.clone())
+        return tensor
+
+    for part in (images[:1], images[1:], []):  # the third rank has none
+        recompute_statistics(small_model(), part, keep)
+    shared = small_model()
+    recompute_statistics(shared, [], lambda tensor: tensor.copy_(torch.stack(sums).sum(dim=0)))
+    assert torch.allclose(get_statistics(shared), get_statistics(whole), rtol=1e-6)
+
+
+def test_consensus_distance_is_the_root_mean_square_distance_to_the_mean():
+    members = torch.randn(3, 78, dtype=torch.float64)
+    flat = Flat(build_model("mlp", (1, 2, 2), 2, 1))
+    first = flat.layers[0]
+    layers = [first, Layer("rest", first.size, 78 - first.size)]
+    asked: list[int] = []
+
+    def mean_over_members(tensor: torch.Tensor) -> torch.Tensor:
+        """What three ranks would get: the mean of the vectors, then the mean of their squared distances."""
+        asked.append(tensor.numel())
+        if tensor.numel() == 78:
+            return members.mean(dim=0)
+        squares = (members - members.mean(dim=0)).square()
+        return torch.stack([squares[:, a.start : a.start + a.size].sum(dim=1).mean() for a in layers])
+
+    per_layer = consensus_distance_per_layer(members[0], layers, mean_over_members)
+    expected = (members - members.mean(dim=0)).square().sum(dim=1).mean().sqrt()
+    assert torch.allclose(per_layer.square().sum().sqrt(), expected)
+    assert asked == [78, 2]
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision.resnet18", "torchvision.mobilenet_v3_small", "resnet18", "vgg16_bn", "mlp"]
+)
+def test_networks_give_logits_of_the_images_they_are_made_for(name):
+    size = 64 if name.startswith("torchvision") else 32
+    model = build_model(name, (3, size, size), 7)
+    assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_the_small_residual_network_has_fewer_than_a_hundred_thousand_parameters():
+    assert sum(p.numel() for p in build_model("resnet_small", (3, 32, 32), 10).parameters()) == 78_042
+
+
+def test_a_network_that_cannot_take_the_images_is_refused_and_so_is_an_unknown_name():
+    with pytest.raises(ConfigError, match="cannot take images of shape"):
+        build_model("torchvision.vit_b_16", (3, 32, 32), 10)
+    with pytest.raises(ConfigError, match="did you mean resnet_small"):
+        build_model("resnet_smal", (3, 32, 32), 10)
+
+
+def test_the_default_configuration_builds_the_small_network():
+    assert build_model(load_config(None).model.name, (3, 32, 32), 10) is not None

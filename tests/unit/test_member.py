@@ -1,0 +1,107 @@
+"""A member's training step against torch's own way of doing the same."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.support import tiny_config
+from wash_hpc.data.source import Batch
+from wash_hpc.member import Member, learning_rate
+from wash_hpc.models import build_model
+from wash_hpc.parallel.reducer import Scope
+
+
+class AloneReducer:
+    """A world of one rank, without MPI."""
+
+    def sum_(self, tensor: Tensor, scope: Scope) -> Tensor:
+        return tensor
+
+    def mean_(self, tensor: Tensor, scope: Scope) -> Tensor:
+        return tensor
+
+    def broadcast_(self, tensor: Tensor, scope: Scope, root: int = 0) -> Tensor:
+        return tensor
+
+    def start_mean_(self, tensor: Tensor, name: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def batch(step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    return Batch(torch.randn(8, 3, 8, 8, generator=generator), torch.randint(4, (8,), generator=generator))
+
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-4),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.05, weight_decay=1e-4),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.05, weight_decay=1e-4),
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_steps_over_the_flat_vector_equal_torchs_steps_over_separate_tensors_bit_for_bit(name):
+    torch.manual_seed(0)
+    model = build_model("resnet_small", (3, 8, 8), 4, 4)
+    twin = copy.deepcopy(model)
+    config = tiny_config(f"optimizer.name={name}", "optimizer.schedule=constant")
+    member = Member(model, config, member=0, replica=0, num_steps=5, reducer=AloneReducer())
+    optimizer = OPTIMIZERS[name](twin.parameters())
+    for step in range(5):
+        member.step(batch(step), step)
+        optimizer.zero_grad()
+        F.cross_entropy(twin(batch(step).images), batch(step).labels).backward()
+        optimizer.step()
+    assert torch.equal(member.flat.values, torch.cat([p.detach().flatten() for p in twin.parameters()]))
+    first = "momentum_buffer" if name == "sgd" else "exp_avg"
+    assert torch.equal(member.flat.rows[1], torch.cat([optimizer.state[p][first].flatten() for p in twin.parameters()]))
+
+
+def test_progress_counts_loss_and_hits_and_starts_anew():
+    member = Member(build_model("mlp", (3, 8, 8), 4, 2), tiny_config(), 0, 0, 5, AloneReducer())
+    expected = [member.model(batch(step).images).detach() for step in range(1)]
+    member.step(batch(0), 0)
+    progress = member.read_progress()
+    assert progress.num_images == 8
+    assert math.isclose(progress.loss_sum / 8, float(F.cross_entropy(expected[0], batch(0).labels)), rel_tol=1e-5)
+    assert progress.num_correct == int((expected[0].argmax(dim=1) == batch(0).labels).sum())
+    assert member.read_progress().num_images == 0
+
+
+def test_dropout_depends_on_seed_member_and_step_alone():
+    def losses(member_number: int, steps: list[int]) -> list[float]:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(192, 4))
+        member = Member(model, tiny_config("optimizer.lr=0", "optimizer.min_lr=0"), member_number, 0, 5, AloneReducer())
+        result = []
+        for step in steps:
+            member.step(batch(0), step)
+            result.append(member.read_progress().loss_sum)
+        return result
+
+    assert losses(0, [0, 1, 2])[1:] == losses(0, [1, 2])
+    assert len(set(losses(0, [0, 1, 2]))) == 3
+    assert losses(0, [0]) != losses(1, [0])
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine_to_its_end():
+    config = tiny_config("optimizer.lr=0.1", "optimizer.min_lr=0.001", "optimizer.warmup_steps=4").optimizer
+    rates = [learning_rate(config, step, 104) for step in range(105)]
+    assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert rates[4] == pytest.approx(0.1)
+    assert rates[54] == pytest.approx((0.1 + 0.001) / 2)
+    assert rates[104] == pytest.approx(0.001)
+    assert all(a >= b for a, b in pairwise(rates[4:]))

@@ -1,0 +1,126 @@
+"""Which values of the configuration make sense by themselves, whatever the world and the data are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from wash_hpc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wash_hpc.config import Config
+
+Rule = tuple[str, object, bool, str]
+"""A key, its value, whether it may have this value, and what was expected."""
+
+
+def check_ranges(config: Config) -> None:
+    """Refuse values out of range, naming the key.
+
+    Raises:
+        ConfigError: the first value that is out of its range.
+    """
+    for section, values in asdict(config).items():
+        for key, value in values.items():
+            if not all(math.isfinite(number) for number in _floats(value)):
+                raise ConfigError(f"{section}.{key}={value}: expected a finite number")
+    rules = [*_run_rules(config), *_data_rules(config), *_training_rules(config), *_method_rules(config)]
+    for key, value, holds, expected in rules:
+        if not holds:
+            raise ConfigError(f"{key}={value}: expected {expected}")
+
+
+def _run_rules(config: Config) -> list[Rule]:
+    run = config.run
+    return [
+        ("run.name", run.name, _is_folder_name(run.name), "a plain folder name"),
+        ("run.seed", run.seed, 0 <= run.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
+        ("run.threads", run.threads, run.threads >= 0, "0 or more"),
+        ("ensemble.members", config.ensemble.members, _at_least(1, config.ensemble.members), "at least 1, or null"),
+        ("model.width", config.model.width, config.model.width >= 1, "at least 1"),
+        ("log.every_steps", config.log.every_steps, config.log.every_steps >= 1, "at least 1"),
+        (
+            "log.consensus_every_steps",
+            config.log.consensus_every_steps,
+            config.log.consensus_every_steps >= 0,
+            "0 or more",
+        ),
+        ("evaluate.every_epochs", config.evaluate.every_epochs, config.evaluate.every_epochs >= 0, "0 or more"),
+        ("evaluate.batch_size", config.evaluate.batch_size, config.evaluate.batch_size >= 1, "at least 1"),
+        (
+            "evaluate.statistics_images",
+            config.evaluate.statistics_images,
+            config.evaluate.statistics_images >= 1,
+            "at least 1",
+        ),
+        ("checkpoint.every_steps", config.checkpoint.every_steps, config.checkpoint.every_steps >= 0, "0 or more"),
+        ("checkpoint.keep", config.checkpoint.keep, config.checkpoint.keep >= 1, "at least 1"),
+    ]
+
+
+def _data_rules(config: Config) -> list[Rule]:
+    data = config.data
+    low, high = [*data.crop_scale, 0.0, 0.0][:2]
+    return [
+        ("data.batch_size", data.batch_size, data.batch_size >= 1, "at least 1"),
+        ("data.workers", data.workers, data.workers >= 1, "at least 1"),
+        ("data.held_out", data.held_out, 0 <= data.held_out < 1, "a share in [0, 1)"),
+        ("data.image_size", data.image_size, data.image_size >= 8, "at least 8 pixels"),
+        ("data.resize", data.resize, data.resize >= data.image_size, "at least data.image_size"),
+        ("data.crop_padding", data.crop_padding, data.crop_padding >= 0, "0 or more"),
+        (
+            "data.crop_scale",
+            data.crop_scale,
+            len(data.crop_scale) == 2 and 0 < low <= high <= 1,
+            "two shares, 0 < low <= high <= 1",
+        ),
+        ("data.mean", data.mean, len(data.mean) == 3, "three numbers"),
+        ("data.std", data.std, len(data.std) == 3 and min(data.std) > 0, "three positive numbers"),
+        ("data.num_images", data.num_images, data.num_images >= 1, "at least 1"),
+        ("data.num_classes", data.num_classes, data.num_classes >= 2, "at least 2"),
+    ]
+
+
+def _training_rules(config: Config) -> list[Rule]:
+    train, optimizer = config.train, config.optimizer
+    return [
+        ("train.epochs", train.epochs, train.epochs >= 1, "at least 1"),
+        ("train.steps", train.steps, _at_least(1, train.steps), "at least 1, or null"),
+        ("train.label_smoothing", train.label_smoothing, 0 <= train.label_smoothing < 1, "in [0, 1)"),
+        ("optimizer.lr", optimizer.lr, optimizer.lr >= 0, "0 or more"),
+        ("optimizer.min_lr", optimizer.min_lr, optimizer.min_lr >= 0, "0 or more"),
+        ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.warmup_steps >= 0, "0 or more"),
+        ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "in [0, 1)"),
+        (
+            "optimizer.nesterov",
+            optimizer.nesterov,
+            not optimizer.nesterov or (optimizer.name == "sgd" and optimizer.momentum > 0),
+            "false, or SGD with momentum",
+        ),
+        ("optimizer.weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0, "0 or more"),
+    ]
+
+
+def _method_rules(config: Config) -> list[Rule]:
+    method = config.method
+    return [
+        ("method.p", method.p, 0 <= method.p <= 1, "a probability in [0, 1]"),
+        ("method.every", method.every, method.every >= 1, "at least 1"),
+        ("method.start", method.start, method.start >= 0, "0 or more"),
+        ("method.stop", method.stop, _at_least(method.start, method.stop), "method.start or more, or null"),
+        ("method.overlap", method.overlap, not method.overlap, "false (overlapped exchange is not built yet)"),
+    ]
+
+
+def _floats(value: object) -> list[float]:
+    """The floating-point numbers in a value of the configuration."""
+    return [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, float)]
+
+
+def _is_folder_name(name: str) -> bool:
+    return bool(name) and name not in {".", ".."} and "/" not in name and "\0" not in name
+
+
+def _at_least(least: int, value: int | None) -> bool:
+    return value is None or value >= least
