@@ -114,7 +114,7 @@ class ParallelConfig:
 
     reducer: Literal["horovod", "mpi"] = "horovod"  # who reduces: gradients, averages, metrics
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    device_buffers: Literal["auto", "on", "off"] = "auto"  # hand GPU memory to MPI; on: only after a checked self-test
+    device_buffers: Literal["auto", "on", "off"] = "auto"  # on: GPU memory goes to MPI, after a self-test; else staged
 
 
 @dataclass(frozen=True)

@@ -130,4 +130,4 @@ def _examine_slurm() -> Finding:
     job = current_job()
     if job is None:
         return Finding("absent", "not inside a Slurm job")
-    return Finding("ok", f"job {job.job_id} on {job.nodes}, {job.num_tasks} tasks")
+    return Finding("ok", f"job {job.job_id} on {job.nodes}")

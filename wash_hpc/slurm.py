@@ -14,7 +14,7 @@ class SlurmJob:
     Attributes:
         job_id: `SLURM_JOB_ID`.
         nodes: `SLURM_JOB_NODELIST`, in Slurm's own short form.
-        num_tasks: `SLURM_NTASKS`, the ranks that were asked for; 0 where Slurm does not say.
+        num_tasks: `SLURM_NTASKS`; 0 where Slurm does not say. Under mpirun it is that of mpirun's own daemons.
         restart_count: how often the job was requeued.
     """
 

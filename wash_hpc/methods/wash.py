@@ -10,6 +10,7 @@ import numpy as np
 
 from wash_hpc.config import Config, MethodConfig
 from wash_hpc.ensemble.flat import Flat, merge_layers
+from wash_hpc.parallel.device import require_device_buffers
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.parallel.world import World
 from wash_hpc.shuffle.ahead import Ahead
@@ -29,11 +30,12 @@ class Wash:
         self._config = config.method
         self._world = world
         self._drawer = make_drawer(config, flat, world.layout.num_members)
+        device_buffers = config.parallel.device_buffers == "on" and flat.values.is_cuda
+        if device_buffers:
+            require_device_buffers(world.exchange_comm, flat.values.device)
         num_rows = len(flat.rows) if config.method.optimizer_state else 1
         moved = expected_moved(self._drawer) * num_rows
-        self._exchange = Exchange(
-            world.exchange_comm, flat.rows[:num_rows].view(-1), moved, config.parallel.device_buffers == "on"
-        )
+        self._exchange = Exchange(world.exchange_comm, flat.rows[:num_rows].view(-1), moved, device_buffers)
         self._num_rows, self._row_size = num_rows, flat.values.numel()
         self._ahead = Ahead(self._draw_and_plan)
         self._num_exchanges = 0

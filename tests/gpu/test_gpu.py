@@ -1,0 +1,94 @@
+"""What only a GPU can show. Several ranks may share one, so these run on a single GPU; `make test-gpu` runs them all.
+
+NCCL refuses two ranks on one GPU: with fewer GPUs than ranks the reducer is MPI's.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.support import mpirun, train
+from wash_hpc.config import load_config
+from wash_hpc.data import open_source
+from wash_hpc.data.source import Shard
+from wash_hpc.parallel.exchange import Exchange
+from wash_hpc.shuffle.draw import Drawer
+from wash_hpc.shuffle.plan import make_plan
+from wash_hpc.shuffle.probability import layer_probabilities
+from wash_hpc.shuffle.reference import shuffle_members
+from wash_hpc.storage.summary import read_summary
+
+pytestmark = pytest.mark.gpu
+
+CUDA = ["parallel.device=cuda"]
+
+
+@pytest.mark.mpi(ranks=[1, 2, 4], timeout=180)
+def test_exchange_staged_through_host_memory_equals_the_slow_reference(mpi_ranks, comm):
+    device = torch.device("cuda", comm.rank % torch.cuda.device_count())
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        drawer = Drawer(5, mpi_ranks, [700, 1300], layer_probabilities("constant", 0.3, 2))
+        everyone = torch.randn(mpi_ranks, 2000, generator=torch.Generator().manual_seed(0)).to(dtype)
+        mine = everyone[comm.rank].to(device)
+        exchange = Exchange(comm, mine, drawer.expected_picked)
+        for step in range(5):
+            draw = drawer.draw(step)
+            exchange(make_plan(draw, comm.rank))
+            everyone = shuffle_members(everyone, draw)
+            assert torch.equal(mine.cpu(), everyone[comm.rank])
+
+
+def test_device_buffers_pass_their_self_test_where_mpi_is_cuda_aware(tmp_path):
+    """Set WASH_HPC_CUDA_AWARE_MPI=1 where the MPI is CUDA-aware; elsewhere MPI may end the process, which is no test."""
+    if os.environ.get("WASH_HPC_CUDA_AWARE_MPI") != "1":
+        pytest.skip("WASH_HPC_CUDA_AWARE_MPI is not 1: this MPI is not said to be CUDA-aware")
+    shared = [*CUDA, "parallel.reducer=mpi"]
+    on = train(tmp_path, "on", 2, *shared, "parallel.device_buffers=on")
+    off = train(tmp_path, "off", 2, *shared, "parallel.device_buffers=off")
+    assert read_summary(on).bytes_sent_per_member == read_summary(off).bytes_sent_per_member
+
+
+@pytest.mark.parametrize("reducer", ["horovod", "mpi"])
+def test_a_run_on_one_gpu_finishes(tmp_path, reducer):
+    run = train(tmp_path, "run", 1, *CUDA, f"parallel.reducer={reducer}", "train.precision=bf16")
+    assert read_summary(run).steps == 8
+
+
+def test_a_run_of_members_and_replicas_that_share_a_gpu_finishes(tmp_path):
+    run = train(tmp_path, "run", 4, *CUDA, "ensemble.members=2", "parallel.reducer=mpi")
+    assert read_summary(run).bytes_sent_per_member > 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 4, reason="NCCL wants a GPU a rank: fewer than 4 GPUs here")
+def test_a_run_of_members_and_replicas_reduces_by_nccl(tmp_path):
+    run = train(tmp_path, "run", 4, *CUDA, "ensemble.members=2", "parallel.reducer=horovod")
+    assert read_summary(run).num_replicas == 2
+
+
+def test_dali_gives_the_same_images_on_the_gpu_as_on_the_cpu(tmp_path):
+    folder = tmp_path / "digits"
+    subprocess.run([sys.executable, "tools/make_dataset.py", "digits", str(folder)], check=True)
+    shape = ["data.name=image_folder", f"data.path={folder}", "data.image_size=32", "data.resize=32"]
+    config = load_config(None, shape)
+    sources = [open_source(config, torch.device(kind)) for kind in ("cpu", "cuda")]
+    for batches in (
+        [source.evaluate("test", Shard(), 64) for source in sources],
+        [source.train(0, Shard(), 32, 0) for source in sources],
+    ):
+        for _ in range(4):
+            cpu, gpu = (next(each) for each in batches)
+            assert cpu.labels.tolist() == gpu.labels.tolist()
+            difference = (cpu.images - gpu.images.cpu()).abs().mean() * 0.225  # in units of the pixel range
+            assert difference < 2 / 255
+
+
+def test_doctor_finds_the_gpu_and_decodes_on_it():
+    done = mpirun(1, "wash-hpc", "doctor")
+    assert done.returncode == 0, done.stdout
+    assert "GPU       ok" in done.stdout
+    assert "on cpu and cuda" in done.stdout

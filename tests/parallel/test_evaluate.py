@@ -1,0 +1,108 @@
+"""Judging: every image once on any number of ranks, equal to a plain loop in one process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import tiny_config
+from wash_hpc.data import open_source
+from wash_hpc.data.source import Shard, Source
+from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
+from wash_hpc.ensemble.soup import Weights, uniform_soup
+from wash_hpc.evaluate import Evaluator
+from wash_hpc.models import build_model
+from wash_hpc.parallel.reducer import Scope, reducer_class
+from wash_hpc.parallel.world import World, start_mpi
+
+CPU = torch.device("cpu")
+NUM_MEMBERS = 3
+
+
+def model_of(source: Source, seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_model("resnet_small", source.image_shape, source.num_classes, 4)
+
+
+def members_of(source: Source) -> list[Weights]:
+    """Members with parameters of their own and statistics that fit them."""
+    members = []
+    for seed in range(NUM_MEMBERS):
+        model = model_of(source, seed)
+        flat = Flat(model)
+        for batch in source.statistics(32, Shard(), 16):
+            model(batch.images)
+        members.append(Weights(flat.values.detach().clone(), get_statistics(model)))
+    return members
+
+
+def logits_of(source: Source, weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of all test images, the plain way."""
+    model = model_of(source, 0)
+    with torch.no_grad():
+        Flat(model).values.copy_(weights.values)
+        set_statistics(model, weights.statistics)
+        model.eval()
+        batches = list(source.evaluate("test", Shard(), 7))
+        return torch.cat([model(batch.images) for batch in batches]), torch.cat([batch.labels for batch in batches])
+
+
+def check_against_the_plain_way(source: Source, batch_size: int, comm) -> None:
+    world = World.open(start_mpi(), None)
+    reducer = reducer_class("mpi")(world)
+    members = members_of(source)
+    config = tiny_config(f"evaluate.batch_size={batch_size}")
+    evaluator = Evaluator(config, source, model_of(source, 9), NUM_MEMBERS, Shard(comm.rank, comm.size), reducer)
+    evaluation = evaluator.evaluate(lambda member: members[member])
+
+    logits = [logits_of(source, weights) for weights in members]
+    labels = logits[0][1]
+    accuracies = [float((each.argmax(dim=1) == labels).double().mean()) for each, _ in logits]
+    ensemble = float((sum(each for each, _ in logits).argmax(dim=1) == labels).double().mean())
+    soup = float((logits_of(source, uniform_soup(members))[0].argmax(dim=1) == labels).double().mean())
+    assert evaluation.num_images == len(labels) == source.num_images("test")
+    assert evaluation.member_accuracy == pytest.approx(accuracies, abs=1e-12)
+    assert evaluation.ensemble_accuracy == pytest.approx(ensemble, abs=1e-12)
+    assert evaluation.soup_accuracy_raw == pytest.approx(soup, abs=1e-12)
+    everywhere = comm.allgather((evaluation.soup_accuracy, evaluation.soup.statistics.numpy().tobytes()))
+    assert len(set(everywhere)) == 1
+    seen = torch.zeros(1, dtype=torch.int64)
+    for batch in source.evaluate("test", Shard(comm.rank, comm.size), batch_size):
+        seen += len(batch.labels)
+    assert int(reducer.sum_(seen, Scope.WORLD)) == source.num_images("test")
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
+def test_evaluation_equals_a_plain_loop_for_images_in_memory(mpi_ranks, comm):
+    source = open_source(tiny_config("data.num_images=203"), CPU)
+    for batch_size in (1, 16, 1000):
+        check_against_the_plain_way(source, batch_size, comm)
+
+
+@pytest.mark.mpi(ranks=[1, 3], timeout=180)
+def test_evaluation_equals_a_plain_loop_for_files_read_by_dali(mpi_ranks, comm, tmp_path):
+    folder = Path(comm.bcast(str(tmp_path))) / "digits"
+    if comm.rank == 0:
+        subprocess.run([sys.executable, "tools/make_dataset.py", "digits", str(folder)], check=True)
+    comm.Barrier()
+    shape = ["data.name=image_folder", f"data.path={folder}", "data.image_size=16", "data.resize=16", "data.workers=1"]
+    check_against_the_plain_way(open_source(tiny_config(*shape), CPU), 64, comm)
+
+
+@pytest.mark.mpi(ranks=[1, 2], timeout=120)
+def test_greedy_soup_is_chosen_on_held_out_images_and_equal_on_all_ranks(mpi_ranks, comm):
+    source = open_source(tiny_config("data.num_images=200"), CPU)
+    members = members_of(source)
+    world = World.open(start_mpi(), None)
+    config = tiny_config()
+    shard = Shard(comm.rank, comm.size)
+    evaluator = Evaluator(config, source, model_of(source, 9), NUM_MEMBERS, shard, reducer_class("mpi")(world))
+    held_out = evaluator.evaluate(lambda member: members[member], "held_out").member_accuracy
+    greedy = evaluator.greedy(lambda member: members[member])
+    assert greedy.members[0] == held_out.index(max(held_out))
+    assert len(set(greedy.members)) == len(greedy.members)
+    assert len(set(comm.allgather((tuple(greedy.members), greedy.accuracy)))) == 1

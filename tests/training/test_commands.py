@@ -1,0 +1,155 @@
+"""The commands on real ranks: doctor, evaluate, soup, plan; with and without a launcher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support import mpirun, train
+from wash_hpc.storage.summary import read_summary
+
+
+def wash_hpc(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command without a launcher."""
+    return subprocess.run(["wash-hpc", *arguments], capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("runs"), "run", 3)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_evaluate_says_on_any_number_of_ranks_what_the_run_itself_found(run, num_ranks):
+    done = mpirun(num_ranks, "wash-hpc", "evaluate", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    accuracies = json.loads(done.stdout)
+    summary = read_summary(run)
+    assert accuracies["ensemble_accuracy"] == summary.ensemble_accuracy
+    assert accuracies["soup_accuracy_raw"] == summary.soup_accuracy_raw
+    assert max(accuracies["member_accuracy"]) == summary.best_member_accuracy
+    assert len(accuracies["member_accuracy"]) == 3
+
+
+def test_evaluate_prints_lines_for_people(run):
+    done = wash_hpc("evaluate", str(run), "--split", "held_out")
+    assert done.returncode == 0, done.stderr
+    assert "16 held_out images" in done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["member", "member", "member", "ensemble", "soup", "soup,"]  # fmt: skip  # noqa: E501
+
+
+def test_soup_writes_the_mean_of_the_members(run, tmp_path):
+    done = wash_hpc("soup", str(run), "--output", str(tmp_path / "soup.safetensors"))
+    assert done.returncode == 0, done.stderr
+    again, first = load_file(tmp_path / "soup.safetensors"), load_file(run / "members" / "soup.safetensors")
+    assert all(torch.allclose(again[key], first[key], rtol=1e-5, atol=1e-6) for key in first)
+
+
+def test_greedy_soup_says_which_members_are_in_it(run):
+    done = mpirun(2, "wash-hpc", "soup", str(run), "--kind", "greedy")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(run / "members" / "greedy_soup.safetensors") + ": greedy soup of members")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "soup"])
+def test_commands_refuse_what_is_no_finished_run(tmp_path, command):
+    done = mpirun(2, "wash-hpc", command, str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.count("not a run's folder") == 1
+
+
+def test_a_damaged_member_is_named(run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    file = copy / "members" / "member-0001.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    done = wash_hpc("evaluate", str(copy))
+    assert done.returncode == 2
+    assert "member-0001.safetensors: not readable as safetensors" in done.stderr
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_doctor_tries_every_part_for_real(num_ranks):
+    done = mpirun(num_ranks, "wash-hpc", "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    states = {line[:10].strip(): line[10:].split()[0] for line in done.stdout.splitlines() if line[:1].strip()}
+    assert {part: states[part] for part in ("python", "MPI", "exchange", "Horovod", "DALI", "HDF5")} == dict.fromkeys(
+        ("python", "MPI", "exchange", "Horovod", "DALI", "HDF5"), "ok"
+    )
+    assert f"{num_ranks} rank" in done.stdout
+    assert "built with MPI, NCCL" in done.stdout
+
+
+BROKEN = """
+import sys
+sys.modules["nvidia.dali"] = None  # not installed
+import wash_hpc.shuffle.reference as reference
+import wash_hpc.parallel.selftest as selftest
+selftest.shuffle_members = lambda values, draw: values + 1  # an MPI that delivers wrong values
+from wash_hpc.__main__ import main
+raise SystemExit(main(["doctor"]))
+"""
+
+
+def test_doctor_exits_with_one_where_something_is_broken_and_says_what_is_missing():
+    done = mpirun(2, sys.executable, "-c", BROKEN)
+    assert done.returncode == 1
+    assert "exchange  broken" in done.stdout
+    assert (
+        "DALI      missing  NVIDIA DALI is not installed; install it with: pip install 'wash_hpc[dali]'" in done.stdout
+    )
+
+
+def test_plan_predicts_the_papers_figures_and_starts_nothing(tmp_path):
+    """ResNet-18 on CIFAR, five members: METHOD's 1/438 of PAPA by the papers' count, which is d / 10 for PAPA."""
+    done = wash_hpc(
+        "plan", "configs/cifar10_resnet18_wash.yaml", "--members", "5", "--json", f"run.dir={tmp_path}/runs"
+    )
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["num_parameters"] == 11_173_962
+    # p / 2 nominal becomes 0.228 p for this network: picked are 0.228 p d, four fifths of which move.
+    assert plan["values_moved_per_exchange"] / (11_173_962 * 0.001 * 0.8) == pytest.approx(0.228, abs=0.005)
+    assert (11_173_962 / 10) / (plan["values_moved_per_exchange"] / 0.8) == pytest.approx(438, rel=0.02)
+    assert plan["data_parallel_bytes_per_member"] == pytest.approx(10 * plan["papa_bytes_per_member"], rel=0.01)
+    assert plan["data_assumed"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_explains_itself_to_people():
+    done = wash_hpc("plan", "configs/imagenet_resnet50_wash.yaml", "--members", "4")
+    assert done.returncode == 0, done.stderr
+    for word in ("25,557,032 in 161 layers", "by a member in the run", "memory", "is assumed"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["soup"], ["plan"], ["doctor"]])
+def test_help_says_what_a_command_does(command):
+    done = wash_hpc(*command, "--help")
+    assert done.returncode == 0
+    assert len(done.stdout) > 300
+
+
+def test_names_of_methods_data_sets_and_models_are_listed():
+    done = wash_hpc("train", "--list")
+    assert done.returncode == 0
+    for name in ("independent wash", "image_folder", "torchvision.resnet50", "resnet_small"):
+        assert name in done.stdout
+
+
+def test_without_a_launcher_a_run_is_one_member(tmp_path):
+    from tests.support import TINY
+
+    config = tmp_path / "c.yaml"
+    config.write_text("{}\n")
+    done = wash_hpc("train", str(config), *TINY, f"run.dir={tmp_path}", "run.name=alone")
+    assert done.returncode == 0, done.stderr
+    assert read_summary(tmp_path / "alone").num_members == 1

@@ -1,0 +1,84 @@
+"""Checkpoints are complete or absent, and what has changed on disk is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from wash_hpc.storage.checkpoint import (
+    CheckpointError,
+    Manifest,
+    checkpoint_folder,
+    last_manifest,
+    read_member,
+    write_manifest,
+    write_member,
+)
+
+STATE = {"rows": torch.arange(6.0).view(2, 3), "buffers.n": torch.tensor(7)}
+
+
+def write(folder: Path, step: int, keep: int = 2) -> None:
+    checksums = {f"member-{member:04d}.safetensors": write_member(folder, step, member, STATE) for member in range(2)}
+    write_manifest(folder, Manifest(step, 2, 3, 0, [1, 2], [4, 8], 1.5, checksums), keep)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    write(tmp_path, 10)
+    manifest = last_manifest(tmp_path)
+    assert manifest is not None
+    assert (manifest.step, manifest.values_moved, manifest.bytes_sent) == (10, [1, 2], [4, 8])
+    state = read_member(tmp_path, manifest, 1)
+    assert state.keys() == STATE.keys()
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+
+
+def test_a_checkpoint_without_its_manifest_does_not_exist(tmp_path):
+    assert last_manifest(tmp_path) is None
+    write(tmp_path, 10)
+    write_member(tmp_path, 20, 0, STATE)  # killed before the manifest
+    manifest = last_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.step == 10
+
+
+def test_only_the_last_are_kept(tmp_path):
+    for step in (1, 2, 3, 4):
+        write(tmp_path, step, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("position", [0, 50, -1])
+def test_a_flipped_bit_is_found_by_the_checksum(tmp_path, position):
+    write(tmp_path, 1)
+    file = checkpoint_folder(tmp_path, 1) / "member-0000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(bytes(content))
+    manifest = last_manifest(tmp_path)
+    assert manifest is not None
+    with pytest.raises(CheckpointError, match=r"member-0000\.safetensors: its checksum"):
+        read_member(tmp_path, manifest, 0)
+
+
+def test_a_missing_member_and_a_broken_manifest_are_named(tmp_path):
+    write(tmp_path, 1)
+    manifest = last_manifest(tmp_path)
+    assert manifest is not None
+    (checkpoint_folder(tmp_path, 1) / "member-0001.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"member-0001\.safetensors: cannot be read"):
+        read_member(tmp_path, manifest, 1)
+    (checkpoint_folder(tmp_path, 1) / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"manifest\.json: not readable"):
+        last_manifest(tmp_path)
+
+
+def test_other_members_or_another_model_are_refused():
+    manifest = Manifest(1, 2, 3, 0, [0, 0], [0, 0], 0.0, {})
+    manifest.require_fit(2, 3)
+    with pytest.raises(CheckpointError, match=r"ensemble\.members=4: the checkpoint holds 2 members"):
+        manifest.require_fit(4, 3)
+    with pytest.raises(CheckpointError, match="5 parameters, the checkpoint's has 3"):
+        manifest.require_fit(2, 5)
