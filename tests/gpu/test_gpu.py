@@ -44,7 +44,7 @@ def test_exchange_staged_through_host_memory_equals_the_slow_reference(mpi_ranks
 
 
 def test_device_buffers_pass_their_self_test_where_mpi_is_cuda_aware(tmp_path):
-    """Set WASH_HPC_CUDA_AWARE_MPI=1 where the MPI is CUDA-aware; elsewhere MPI may end the process, which is no test."""
+    """Set WASH_HPC_CUDA_AWARE_MPI=1 where MPI is CUDA-aware; elsewhere it may end the process, which is no test."""
     if os.environ.get("WASH_HPC_CUDA_AWARE_MPI") != "1":
         pytest.skip("WASH_HPC_CUDA_AWARE_MPI is not 1: this MPI is not said to be CUDA-aware")
     shared = [*CUDA, "parallel.reducer=mpi"]
