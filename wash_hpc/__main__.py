@@ -40,7 +40,12 @@ The keys, their defaults and what they mean are one page: wash_hpc/config.py; a 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 something is broken, 2 the input was wrong."""
     parser = _make_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes positional arguments in one piece; key=value may also stand behind an option.
+    if rest and ("overrides" not in options or any(word.startswith("-") or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
     try:
         status: int = options.run(options)
         return status

