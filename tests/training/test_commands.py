@@ -51,7 +51,11 @@ def test_soup_writes_the_mean_of_the_members(run, tmp_path):
     assert again.keys() == first.keys()
     for name in first:  # statistics are measured in other batches on one rank than on three
         exact = "running" not in name
-        assert torch.equal(again[name], first[name]) if exact else torch.allclose(again[name], first[name], rtol=0.5)
+        assert (
+            torch.equal(again[name], first[name])
+            if exact
+            else torch.allclose(again[name], first[name], rtol=0.5, atol=0.2)
+        )
 
 
 def test_greedy_soup_says_which_members_are_in_it(run):
