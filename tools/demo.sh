@@ -9,6 +9,8 @@ source tools/mpi_env.sh
 members=4
 images=data/digits
 read -ra arguments <<<"${DEMO_ARGS:-}"
+progress=lines
+if [[ -t 2 ]]; then progress=bar; fi  # ranks under mpirun cannot see that somebody is looking
 
 say() { printf '\n[%s/4] %s\n' "$1" "$2"; }
 
@@ -19,7 +21,7 @@ train() {  # number, method, what it shows
         echo "      (removing $run of the demo before)"
         rm -rf "$run"
     fi
-    local command=(mpirun -n "$members" wash-hpc train "configs/digits_$2.yaml" run.dir=runs "run.name=demo-$2" "${arguments[@]}")
+    local command=(mpirun -n "$members" wash-hpc train "configs/digits_$2.yaml" run.dir=runs "run.name=demo-$2" "log.progress=$progress" "${arguments[@]}")
     echo "      ${command[*]}"
     "${command[@]}"
 }

@@ -15,7 +15,8 @@ class ProgressReport:
     """Shows how far a run is.
 
     Args:
-        mode: `bar`, `lines`, `off`, or `auto`: a bar where the output is a terminal.
+        mode: `bar`, `lines`, `off`, or `auto`: a bar where the output is a terminal. Under mpirun it never is, whatever
+            the person who started it looks at; so tools/demo.sh asks for the bar.
         name: of the run.
         first_step: steps already done.
         num_steps: of the whole run.
@@ -52,7 +53,7 @@ class ProgressReport:
             f"ensemble {ensemble:.2%}, soup {soup:.2%}"
         )
         if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
+            self._bar.write(text, file=sys.stderr)  # where the bar is: mpirun forwards two streams in any order
         elif self._lines:
             _say(text)
 

@@ -18,6 +18,8 @@ def recompute_statistics(
 ) -> None:
     """Replace every running mean and variance by the image-weighted mean over batches of the batches' own.
 
+    Batches of a single image are left out; with none to go by the statistics stay as they are.
+
     Args:
         model: changed in place; left in evaluation mode. Untouched if it has no batch normalisation.
         batches: this rank's images, each [B, C, H, W] on the model's device; ranks may have different numbers of
@@ -31,7 +33,8 @@ def recompute_statistics(
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0  # after each batch the running statistics are those of this batch
-    totals = torch.zeros_like(_running(norms))
+    before = _running(norms)
+    totals = torch.zeros_like(before)
     num_images = 0
     # Only normalisation layers go to training mode: dropout would add noise to what they measure.
     model.eval()
@@ -39,11 +42,12 @@ def recompute_statistics(
         norm.train()
     with torch.no_grad():
         for images in batches:
-            model(images)
-            totals += _running(norms) * len(images)
-            num_images += len(images)
+            if len(images) > 1:  # one image has no variance where a layer sees one value a channel
+                model(images)
+                totals += _running(norms) * len(images)
+                num_images += len(images)
     summed = sum_over_ranks(torch.cat([totals, totals.new_tensor([float(num_images)])]))
-    _set_running(norms, summed[:-1] / summed[-1].clamp(min=1.0))
+    _set_running(norms, summed[:-1] / summed[-1] if summed[-1] > 0 else before)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -1,0 +1,51 @@
+"""Replicas of one member stay equal, bit for bit, whoever reduces; and see the statistics of all of them."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+
+from tests.support import tiny_config
+from wash_hpc.data import open_source
+from wash_hpc.data.source import Shard
+from wash_hpc.ensemble.flat import get_statistics
+from wash_hpc.member import Member
+from wash_hpc.methods import make_method
+from wash_hpc.parallel.reducer import reducer_class
+from wash_hpc.parallel.world import World, start_mpi
+from wash_hpc.train import make_initial_model
+
+NUM_STEPS = 12
+
+
+@pytest.mark.parametrize("kind", ["horovod", "mpi"])
+@pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
+def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks, comm, kind):
+    num_members = 2 if mpi_ranks == 4 else 1
+    config = tiny_config("data.batch_size=12", "method.optimizer_state=true")
+    world = World.open(start_mpi(), num_members)
+    layout = world.layout
+    source = open_source(config, torch.device("cpu"))
+    reducer = reducer_class(kind)(world)
+    # Weights that differ between replicas at first: the broadcast inside a member has to make them equal.
+    model = make_initial_model(config, source, layout.rank, torch.device("cpu"))
+    member = Member(model, config, layout.member, layout.replica, NUM_STEPS, reducer)
+    method = make_method(config, member.flat, world)
+    batches = source.train(layout.member, Shard(layout.replica, layout.num_replicas), 12, 0)
+    for step, batch in enumerate(islice(batches, NUM_STEPS)):
+        assert len(batch.labels) == 12 // layout.num_replicas
+        member.step(batch, step)
+        method.after_step(step + 1)
+        digests = comm.allgather((layout.member, member.flat.rows.numpy().tobytes()))
+        assert all(raw == digests[layout.rank][1] for number, raw in digests if number == layout.member)
+    if num_members > 1:
+        assert len({raw for _, raw in digests}) == num_members
+        assert method.bytes_sent > 0
+    before = comm.allgather((layout.member, get_statistics(model)))
+    member.average_statistics()
+    mean = torch.stack([statistics for number, statistics in before if number == layout.member]).mean(dim=0)
+    assert torch.allclose(get_statistics(model), mean, rtol=1e-5, atol=1e-6)
+    method.close()
+    reducer.close()
