@@ -14,13 +14,13 @@ class SlurmJob:
     Attributes:
         job_id: `SLURM_JOB_ID`.
         nodes: `SLURM_JOB_NODELIST`, in Slurm's own short form.
-        num_tasks: `SLURM_NTASKS`; 0 where Slurm does not say. Under mpirun it is that of mpirun's own daemons.
+        task: `SLURM_PROCID`, this task's number in what srun started; 0 outside of srun.
         restart_count: how often the job was requeued.
     """
 
     job_id: str
     nodes: str
-    num_tasks: int
+    task: int
     restart_count: int
 
 
@@ -31,6 +31,6 @@ def current_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
     return SlurmJob(
         job_id=environment["SLURM_JOB_ID"],
         nodes=environment.get("SLURM_JOB_NODELIST", ""),
-        num_tasks=int(environment.get("SLURM_NTASKS", "0")),
+        task=int(environment.get("SLURM_PROCID", "0")),
         restart_count=int(environment.get("SLURM_RESTART_COUNT", "0")),
     )

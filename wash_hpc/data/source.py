@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal, Protocol
 
 import numpy as np
@@ -113,14 +114,11 @@ def iterate_positions(
 ) -> Iterator[tuple[int, Positions]]:
     """`(step, batch_positions(step))` from `first_step` on without end; draws each epoch's order once."""
     per_epoch = steps_per_epoch(num_train, batch_size)
-    step = first_step
-    while True:
-        epoch = step // per_epoch
+    first_epoch, first_batch = divmod(first_step, per_epoch)
+    for epoch in count(first_epoch):
         order = epoch_order(seed, member, epoch, num_train)
-        for step in range(step, (epoch + 1) * per_epoch):  # noqa: B020 - the last step of the epoch is wanted below
-            batch = step % per_epoch
-            yield step, order[batch * batch_size : (batch + 1) * batch_size]
-        step += 1
+        for batch in range(first_batch if epoch == first_epoch else 0, per_epoch):
+            yield epoch * per_epoch + batch, order[batch * batch_size : (batch + 1) * batch_size]
 
 
 def split_held_out(seed_of_split: int, num_images: int, share: float) -> tuple[Positions, Positions]:

@@ -24,14 +24,16 @@ def try_mpi(comm: Comm) -> str:
     """What MPI there is and who takes part. Collective over `comm`.
 
     Raises:
-        RuntimeError: the launcher started more tasks than MPI sees.
+        RuntimeError: srun started several tasks, and MPI takes each for a job of its own.
     """
     library = MPI.Get_library_version().split(",")[0].split("\n")[0]
     levels = {MPI.THREAD_MULTIPLE: "multiple", MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_FUNNELED: "funneled"}
     hosts = set(comm.allgather(platform.node()))
     job = current_job()
-    if job is not None and job.num_tasks > 1 and comm.size == 1:
-        raise RuntimeError(f"Slurm has {job.num_tasks} tasks, {library} sees one rank: use its own launcher, mpirun")
+    if job is not None and job.task > 0 and comm.size == 1:
+        raise RuntimeError(
+            f"this is task {job.task} of srun, and {library} sees one rank: use another --mpi, or mpirun"
+        )
     level = levels.get(MPI.Query_thread(), "single")
     return f"{library}, {_count(comm.size, 'rank')} on {_count(len(hosts), 'host')}, thread support {level}"
 
