@@ -89,13 +89,13 @@ def _list_names() -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from wash_hpc.finished import evaluate_run
 
-    return _print(evaluate_run(options.folder, options.split, options.json))
+    return _print(evaluate_run(options.folder, options.overrides, options.split, options.json))
 
 
 def _soup(options: argparse.Namespace) -> int:
     from wash_hpc.finished import make_soup
 
-    return _print(make_soup(options.folder, options.kind, options.output))
+    return _print(make_soup(options.folder, options.overrides, options.kind, options.output))
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -141,6 +141,9 @@ def _make_parser() -> argparse.ArgumentParser:
         "image once. Under mpirun the images are shared out over the ranks, however many there are.",
     )
     evaluate.add_argument("folder", type=Path, metavar="RUN")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as data.path=..., where data have moved"
+    )
     evaluate.add_argument("--split", choices=["test", "held_out"], default="test", help="which images (default: test)")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     evaluate.set_defaults(run=_evaluate)
@@ -152,6 +155,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "the result on the test images and write it as safetensors with the model's own state-dict keys.",
     )
     soup.add_argument("folder", type=Path, metavar="RUN")
+    soup.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.path=..., where data have moved")
     soup.add_argument(
         "--kind",
         choices=["uniform", "greedy"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,12 @@ class FinishedRun:
         return Weights(flat.values.detach(), get_statistics(self.model))
 
 
-def open_run(folder: Path) -> FinishedRun:
+def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
     """Open a finished run. Collective over MPI_COMM_WORLD.
+
+    Args:
+        folder: the run's.
+        overrides: `key=value` arguments over the run's own configuration, such as where its data are by now.
 
     Raises:
         WashError: not a run, or its data are not there; on all ranks.
@@ -60,7 +65,7 @@ def open_run(folder: Path) -> FinishedRun:
     comm = start_mpi()
     with agreed(comm):
         num_members = count_members(folder)
-        config: Config = load_config(folder / "config.yaml")
+        config: Config = load_config(folder / "config.yaml", overrides)
         world = World.open(comm, None)
     with agreed(comm):
         device = choose_device(config, world)
@@ -74,11 +79,12 @@ def open_run(folder: Path) -> FinishedRun:
     return FinishedRun(folder, num_members, world, source, evaluator, reducer, model)
 
 
-def evaluate_run(folder: Path, split: Split, as_json: bool) -> str:
+def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, as_json: bool) -> str:
     """Judge a run's members, ensemble and uniform soup. Collective over MPI_COMM_WORLD.
 
     Args:
         folder: the run's.
+        overrides: as in `open_run`.
         split: which images.
         as_json: one JSON object instead of lines.
 
@@ -88,7 +94,7 @@ def evaluate_run(folder: Path, split: Split, as_json: bool) -> str:
     Raises:
         WashError: not a finished run, or no such images; on all ranks.
     """
-    run = open_run(folder)
+    run = open_run(folder, overrides)
     with agreed(run.world.comm):
         if run.source.num_images(split) == 0:
             raise ConfigError(f"{folder}: its data have no {split} images (data.held_out=0)")
@@ -110,11 +116,12 @@ def evaluate_run(folder: Path, split: Split, as_json: bool) -> str:
     return json.dumps(accuracies)
 
 
-def make_soup(folder: Path, kind: str, output: Path | None) -> str:
+def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | None) -> str:
     """Average a run's members, judge the soup on the test images and write it. Collective over MPI_COMM_WORLD.
 
     Args:
         folder: the run's.
+        overrides: as in `open_run`.
         kind: `uniform` or `greedy`.
         output: the file; None for the run's own.
 
@@ -124,7 +131,7 @@ def make_soup(folder: Path, kind: str, output: Path | None) -> str:
     Raises:
         WashError: not a finished run, or a greedy soup without held-out images; on all ranks.
     """
-    run = open_run(folder)
+    run = open_run(folder, overrides)
     if kind == "greedy":
         with agreed(run.world.comm):
             run.evaluator.require_held_out()

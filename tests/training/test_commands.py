@@ -38,7 +38,7 @@ def test_evaluate_says_on_any_number_of_ranks_what_the_run_itself_found(run, num
 
 
 def test_evaluate_prints_lines_for_people(run):
-    done = wash_hpc("evaluate", str(run), "--split", "held_out")
+    done = wash_hpc("evaluate", str(run), "--split", "held_out", "evaluate.batch_size=5")
     assert done.returncode == 0, done.stderr
     assert "16 held_out images" in done.stdout
     rows = [line.split()[0] for line in done.stdout.splitlines()[1:]]
