@@ -8,6 +8,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test here is about speed, and this machine may be busy with other ranks.
+settings.register_profile("wash_hpc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("wash_hpc")
 
 _mpi_ranks: dict[str, int] = {}
 _groups: dict[str, str] = {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from wash_hpc import __version__
 from wash_hpc.errors import WashError
+from wash_hpc.parallel import require_mpi
 
 DESCRIPTION = """\
 Train an ensemble that can be averaged into one network (WASH, arXiv 2405.17517).
@@ -51,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except WashError as error:
         return _end_for(error)
+    except BrokenPipeError:  # as in `wash-hpc train --list | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _end_for(error: WashError) -> int:
@@ -70,6 +75,7 @@ def _train(options: argparse.Namespace) -> int:
         raise WashError(
             "train needs a configuration: wash-hpc train CONFIG [key=value ...]; there are some in configs/"
         )
+    require_mpi()
     from wash_hpc.train import train
 
     train(options.config, options.overrides)
@@ -87,12 +93,14 @@ def _list_names() -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    require_mpi()
     from wash_hpc.finished import evaluate_run
 
     return _print(evaluate_run(options.folder, options.overrides, options.split, options.json))
 
 
 def _soup(options: argparse.Namespace) -> int:
+    require_mpi()
     from wash_hpc.finished import make_soup
 
     return _print(make_soup(options.folder, options.overrides, options.kind, options.output))
@@ -136,7 +144,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="judge a finished run's members, ensemble and soups",
+        help="judge a finished run's members, ensemble and soup",
         description="Judge the members in RUN/members, their ensemble and their soup on the run's own data, each "
         "image once. Under mpirun the images are shared out over the ranks, however many there are.",
     )

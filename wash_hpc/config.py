@@ -28,7 +28,7 @@ class RunConfig:
     dir: str = "runs"
     seed: int = 0
     deterministic: bool = False  # deterministic kernels where torch has them; slower on a GPU
-    threads: int = 0  # torch threads a rank; 0: the cores of the host shared out over its ranks
+    threads: int = 0  # torch threads a rank; 0: OMP_NUM_THREADS, or this rank's share of the host's cores
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class EnsembleConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network; `wash-hpc train --help` lists the names."""
+    """The network; `wash-hpc train --list` says the names."""
 
     name: str = "resnet_small"
     width: int = 16  # channels (or units / 16) of the first stage; torchvision models ignore it
@@ -94,7 +94,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """What members do to each other after a step; METHOD names are listed by `wash-hpc train --help`."""
+    """What members do to each other after a step; `wash-hpc train --list` says the names."""
 
     name: str = "wash"
     p: float = 0.001  # base probability of a parameter to be shuffled at a step
@@ -122,7 +122,7 @@ class LogConfig:
     """What is written down, how often."""
 
     every_steps: int = 10
-    consensus_every_steps: int = 100  # costs one average over all parameters; 0: at evaluations only
+    consensus_every_steps: int = 100  # costs one average over all parameters; 0: at the end only
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
 
 

@@ -44,6 +44,11 @@ class MissingDependencyError(WashError):
     """
 
     def __init__(self, library: str, install: str, instead: str = "") -> None:
+        self._said = (library, install, instead)
         super().__init__(
             f"{library} is not installed; install it with: {install}" + (f"  ({instead})" if instead else "")
         )
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
+        """It travels between ranks."""
+        return type(self), self._said

@@ -144,6 +144,9 @@ class Evaluator:
         with torch.no_grad():
             self._flat.values.copy_(weights.values)
             set_statistics(self.model, weights.statistics)
+            for buffer in self.model.buffers():
+                if buffer.dtype == torch.int64 and buffer.dim() == 0:
+                    buffer.zero_()  # batches seen by a normalisation layer: of a soup, none
         self.model.eval()
 
     def _accuracy_of(self, weights: Weights, split: Split, recompute: bool) -> float:

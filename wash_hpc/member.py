@@ -106,8 +106,12 @@ class Member:
 
     def state(self) -> dict[str, Tensor]:
         """All that a restart needs besides the step: parameters and optimizer state (not copies), untrained state."""
-        buffers = {f"buffers.{name}": buffer for name, buffer in self.model.named_buffers()}
+        buffers = {f"statistics.{name}": buffer for name, buffer in self.model.named_buffers()}
         return {"rows": self.flat.rows, **buffers}
+
+    def state_shapes(self) -> dict[str, torch.Size]:
+        """The shapes in `state`."""
+        return {name: tensor.shape for name, tensor in self.state().items()}
 
     def load_state(self, state: dict[str, Tensor], step: int) -> None:
         """Put back what `state` gave after `step` steps."""

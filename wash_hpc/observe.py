@@ -10,6 +10,7 @@ import math
 import platform
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +80,11 @@ class Observer:
         num_members = world.layout.num_members
         self._moved_before = np.array(start.values_moved if start else [0] * num_members, dtype=np.int64)
         self._bytes_before = np.array(start.bytes_sent if start else [0] * num_members, dtype=np.int64)
-        self._seconds = start.wall_seconds if start else 0.0  # of training, evaluations included
-        self._seconds_training = 0.0  # of this start, in the loop's three parts
-        self._num_images = 0  # of this start and this member
-        self._distance = math.nan
+        self._first_step = self._last_logged
+        self._seconds_before = start.wall_seconds if start else 0.0
+        self._started = time.perf_counter()
+        self._seconds_training = 0.0  # of this rank in this start, in the loop's three parts
+        self._num_images = 0  # of this rank in this start
         hosts = sorted(set(world.comm.allgather(socket.gethostname())))
         self._writer = self._open_writer(hosts) if world.is_root else None
         self._progress = ProgressReport(
@@ -133,8 +135,8 @@ class Observer:
             greedy_soup_accuracy=None if greedy is None else greedy.accuracy,
             consensus_distance=float(self._consensus_distance_per_layer().square().sum().sqrt()),
             bytes_sent_per_member=round(float(sent.mean())),
-            wall_seconds=self._seconds + self._clock.read()["total"],
-            images_per_second_per_member=self._num_images / self._seconds_training if self._num_images else None,
+            wall_seconds=self._wall_seconds(),
+            images_per_second_per_member=self._images_per_second(),
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._world.is_root:
@@ -146,8 +148,9 @@ class Observer:
 
     def _log(self, step: int) -> None:
         """Reduce what all ranks saw since the last record; the root writes it."""
+        with self._clock("compute"):  # it waits for the device, which may still be computing
+            progress = self._member.read_progress()
         seconds = self._clock.read()
-        progress = self._member.read_progress()
         num_steps = step - self._last_logged
         training = sum(seconds.get(name, 0.0) for name in ("data", "compute", "exchange"))
         per_step = [seconds.get(name, 0.0) / num_steps for name in ("data", "compute", "exchange")]
@@ -156,7 +159,7 @@ class Observer:
         moved, sent = self._totals()
         every = self._config.log.consensus_every_steps
         distances = torch.full((len(self._member.flat.layers),), math.nan, dtype=torch.float64)
-        if step == self._num_steps or (every and step % every == 0):
+        if step == self._num_steps or (every and step // every > self._last_logged // every):
             distances = self._consensus_distance_per_layer()
         images, replicas = sums[:, 3], self._world.layout.num_replicas
         record = TrainRecord(
@@ -178,9 +181,8 @@ class Observer:
             self._writer.append_train(record)
         self._progress.show_step(step, float(record.loss.mean()), float(record.images_per_second.mean()))
         self._last_logged = step
-        self._seconds += seconds["total"]
         self._seconds_training += training
-        self._num_images += int(images[self._world.layout.member])
+        self._num_images += progress.num_images
 
     def _record(self, step: int, evaluation: Evaluation) -> None:
         """Write down an evaluation."""
@@ -211,12 +213,23 @@ class Observer:
                 num_members=layout.num_members,
                 num_parameters=self._member.flat.values.numel(),
                 seed=self._config.run.seed,
+                optimizer=self._config.optimizer.name,
                 values_moved=moved.tolist(),
                 bytes_sent=sent.tolist(),
-                wall_seconds=self._seconds,
+                wall_seconds=self._wall_seconds(),
                 checksums={f"member-{member:04d}.safetensors": text for member, text in checksums if text},
             )
             write_manifest(self._config.folder, manifest, self._config.checkpoint.keep)
+
+    def _wall_seconds(self) -> float:
+        """Since the run began, evaluations included, over all starts."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def _images_per_second(self) -> float | None:
+        """Training images of one member in a second of training, in this start, mean over members."""
+        rate = self._num_images / self._seconds_training if self._num_images else math.nan
+        rates = self._by_member([rate])[:, 0]  # of all replicas of a member together
+        return float(rates.mean()) if np.isfinite(rates).all() else None
 
     def _totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """([M], [M]) int64: scalars moved and bytes sent by each member, all its replicas together, over all starts."""
@@ -263,6 +276,7 @@ class Observer:
                 "num_members": layout.num_members,
                 "num_replicas": layout.num_replicas,
                 "num_steps": self._num_steps,
+                "first_step": self._first_step,
                 "slurm_job_id": "" if job is None else job.job_id,
             },
         )

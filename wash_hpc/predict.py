@@ -7,10 +7,11 @@ data sets that are not there.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
@@ -19,7 +20,7 @@ from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import ConfigError, DataError, MissingDependencyError
 from wash_hpc.member import num_state_rows
 from wash_hpc.methods import require_method
-from wash_hpc.methods.wash import expected_moved, is_due, make_drawer
+from wash_hpc.methods.drawing import expected_moved, is_due, make_drawer
 from wash_hpc.models import build_model
 from wash_hpc.report.table import format_bytes, format_seconds
 from wash_hpc.shuffle.draw import Drawer
@@ -89,14 +90,13 @@ def predict(file: Path, overrides: list[str], members: int | None, link: tuple[f
     """
     config = load_config(file, overrides)
     require_method(config.method.name)
-    num_members = members or config.ensemble.members or 4
+    num_members = (config.ensemble.members or 4) if members is None else members
     if num_members < 1 or link[0] < 0 or link[1] <= 0:
         raise ConfigError(
             "plan: expected --members of at least 1, --latency-us of 0 or more and --bandwidth-gb above 0"
         )
     facts = _data_facts(config)
-    with torch.device("meta"):  # shapes only: no memory, no random weights
-        model = build_model(config.model.name, facts.image_shape, facts.num_classes, config.model.width)
+    model = _shapes_of_model(config, facts)
     flat = Flat(model, num_state_rows(config.optimizer))
     num_steps = config.train.steps or config.train.epochs * steps_per_epoch(facts.num_train, config.data.batch_size)
     drawer = make_drawer(config, flat, num_members)
@@ -151,6 +151,16 @@ def _moved_per_exchange(config: Config, drawer: Drawer) -> float:
     return expected_moved(drawer) if config.method.name == "wash" else 0.0
 
 
+def _shapes_of_model(config: Config, facts: DataFacts) -> nn.Module:
+    """The network without memory or weights, or with them where its making insists on them (torchvision's RegNets)."""
+    name, width = config.model.name, config.model.width
+    try:
+        with torch.device("meta"):
+            return build_model(name, facts.image_shape, facts.num_classes, width)
+    except NotImplementedError:
+        return build_model(name, facts.image_shape, facts.num_classes, width)
+
+
 def _data_facts(config: Config) -> DataFacts:
     """The data set's facts, read if it is there."""
     size = config.data.image_size
@@ -164,6 +174,7 @@ def _data_facts(config: Config) -> DataFacts:
         source = open_source(config, torch.device("cpu"))
     except (DataError, MissingDependencyError):
         if config.data.name in published:
-            return published[config.data.name]
+            facts = published[config.data.name]
+            return replace(facts, num_train=facts.num_train - round(facts.num_train * config.data.held_out))
         raise
     return DataFacts(source.num_train, source.image_shape, source.num_classes, False)

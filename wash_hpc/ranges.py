@@ -89,7 +89,12 @@ def _training_rules(config: Config) -> list[Rule]:
         ("train.steps", train.steps, _at_least(1, train.steps), "at least 1, or null"),
         ("train.label_smoothing", train.label_smoothing, 0 <= train.label_smoothing < 1, "in [0, 1)"),
         ("optimizer.lr", optimizer.lr, optimizer.lr >= 0, "0 or more"),
-        ("optimizer.min_lr", optimizer.min_lr, optimizer.min_lr >= 0, "0 or more"),
+        (
+            "optimizer.min_lr",
+            optimizer.min_lr,
+            optimizer.min_lr >= 0 and (optimizer.schedule == "constant" or optimizer.min_lr <= optimizer.lr),
+            f"0 or more, and with a cosine at most optimizer.lr={optimizer.lr}",
+        ),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.warmup_steps >= 0, "0 or more"),
         ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "in [0, 1)"),
         (

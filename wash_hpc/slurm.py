@@ -15,13 +15,11 @@ class SlurmJob:
         job_id: `SLURM_JOB_ID`.
         nodes: `SLURM_JOB_NODELIST`, in Slurm's own short form.
         task: `SLURM_PROCID`, this task's number in what srun started; 0 outside of srun.
-        restart_count: how often the job was requeued.
     """
 
     job_id: str
     nodes: str
     task: int
-    restart_count: int
 
 
 def current_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
@@ -32,5 +30,4 @@ def current_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
         job_id=environment["SLURM_JOB_ID"],
         nodes=environment.get("SLURM_JOB_NODELIST", ""),
         task=int(environment.get("SLURM_PROCID", "0")),
-        restart_count=int(environment.get("SLURM_RESTART_COUNT", "0")),
     )

@@ -23,6 +23,7 @@ from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
+from wash_hpc.ensemble.flat import trainable_parameters
 from wash_hpc.errors import ConfigError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.member import Member
@@ -30,10 +31,12 @@ from wash_hpc.methods import make_method, require_method
 from wash_hpc.models import build_model
 from wash_hpc.observe import Observer
 from wash_hpc.parallel import start_mpi
+from wash_hpc.parallel.device import require_device_buffers, require_plain_allocator
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import Comm, World, abort_on_uncaught_error, agreed, on_root
 from wash_hpc.seeds import Stream, torch_seed
-from wash_hpc.storage.checkpoint import Manifest, read_member
+from wash_hpc.storage.checkpoint import CheckpointError, Manifest, read_member
+from wash_hpc.storage.metrics import import_h5py
 from wash_hpc.storage.run_folder import create_folder, find_start
 from wash_hpc.storage.summary import Summary
 
@@ -124,10 +127,13 @@ def set_up(comm: Comm, config: Config) -> Setup:
         source = open_source(config, device)
         num_steps = count_steps(config, source)
         model, scratch = (make_initial_model(config, source, layout.member, device) for _ in range(2))
-        make_reducer = reducer_class(config.parallel.reducer)
+        num_parameters = sum(parameter.numel() for _, parameter in trainable_parameters(model))
         if start is not None:
-            start.require_fit(layout.num_members, sum(p.numel() for p in model.parameters() if p.requires_grad))
+            start.require_fit(layout.num_members, num_parameters, num_steps, config.run.seed, config.optimizer.name)
+        make_reducer = reducer_class(config.parallel.reducer)
+        import_h5py()  # the root writes metrics: a library that is missing is said before anything is written
         source.check_files(Shard(layout.rank, layout.size))
+    require_devices_that_fit(config, world, device)
     return Setup(world, source, num_steps, model, scratch, make_reducer, start)
 
 
@@ -138,11 +144,14 @@ def continue_from(start: Manifest | None, config: Config, member: Member, world:
         The number of the first step to do, 0 without a checkpoint.
 
     Raises:
-        CheckpointError: it cannot be read; on all ranks.
+        CheckpointError: it cannot be read, or does not fit; on all ranks.
     """
     with agreed(world.comm):
         if start is not None:
-            member.load_state(read_member(config.folder, start, world.layout.member), start.step)
+            state = read_member(config.folder, start, world.layout.member)
+            if {name: tensor.shape for name, tensor in state.items()} != member.state_shapes():
+                raise CheckpointError(f"{config.folder}: its checkpoint is of another model or optimizer")
+            member.load_state(state, start.step)
     return 0 if start is None else start.step
 
 
@@ -152,8 +161,8 @@ def choose_device(config: Config, world: World) -> torch.device:
     Raises:
         ConfigError: a GPU is asked for and there is none.
     """
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(config.run.threads or max(1, cores // world.local_size))
+    if config.run.threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(config.run.threads or world.num_cores)
     if config.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -165,6 +174,30 @@ def choose_device(config: Config, world: World) -> torch.device:
     device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def require_devices_that_fit(config: Config, world: World, device: torch.device) -> None:
+    """Look at all ranks' devices together. Collective over the world.
+
+    Raises:
+        ConfigError: some ranks have a GPU and some have none, or NCCL would meet two ranks on one GPU, or the MPI does
+            not deliver device memory though `parallel.device_buffers=on`; on all ranks.
+    """
+    on_gpu = device.type == "cuda"
+    name = str(torch.cuda.get_device_properties(device).uuid) if on_gpu else "cpu"
+    names = world.comm.allgather(name)
+    with agreed(world.comm):
+        if "cpu" in names and len(set(names)) > 1:
+            without = [rank for rank, other in enumerate(names) if other == "cpu"]
+            raise ConfigError(
+                f"parallel.device={config.parallel.device}: no GPU for rank {', '.join(map(str, without))}"
+            )
+        if on_gpu and config.parallel.reducer == "horovod" and len(set(names)) < len(names):
+            raise ConfigError("parallel.reducer=horovod: several ranks share a GPU, which NCCL refuses; use mpi")
+        if on_gpu and config.parallel.device_buffers == "on":
+            require_plain_allocator(os.environ)
+    if on_gpu and config.parallel.device_buffers == "on":
+        require_device_buffers(world.comm, device)
 
 
 def require_divisible_batch(config: Config, num_replicas: int) -> None:

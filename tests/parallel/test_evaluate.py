@@ -13,7 +13,7 @@ from tests.support import tiny_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard, Source
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
-from wash_hpc.ensemble.soup import Weights, uniform_soup
+from wash_hpc.ensemble.soup import Weights
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.models import build_model
 from wash_hpc.parallel.reducer import Scope, reducer_class
@@ -51,6 +51,11 @@ def logits_of(source: Source, weights: Weights) -> tuple[torch.Tensor, torch.Ten
         return torch.cat([model(batch.images) for batch in batches]), torch.cat([batch.labels for batch in batches])
 
 
+def mean_of(members: list[Weights]) -> Weights:
+    values = torch.stack([weights.values.double() for weights in members]).mean(dim=0)
+    return Weights(values.float(), torch.stack([weights.statistics for weights in members]).mean(dim=0))
+
+
 def check_against_the_plain_way(source: Source, batch_size: int, comm) -> None:
     world = World.open(start_mpi(), None)
     reducer = reducer_class("mpi")(world)
@@ -63,7 +68,7 @@ def check_against_the_plain_way(source: Source, batch_size: int, comm) -> None:
     labels = logits[0][1]
     accuracies = [float((each.argmax(dim=1) == labels).double().mean()) for each, _ in logits]
     ensemble = float((sum(each for each, _ in logits).argmax(dim=1) == labels).double().mean())
-    soup = float((logits_of(source, uniform_soup(members))[0].argmax(dim=1) == labels).double().mean())
+    soup = float((logits_of(source, mean_of(members))[0].argmax(dim=1) == labels).double().mean())
     assert evaluation.num_images == len(labels) == source.num_images("test")
     assert evaluation.member_accuracy == pytest.approx(accuracies, abs=1e-12)
     assert evaluation.ensemble_accuracy == pytest.approx(ensemble, abs=1e-12)

@@ -96,6 +96,30 @@ def test_a_run_folder_that_exists_is_refused_and_left_untouched(mpi_ranks, comm,
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.mpi(ranks=[2], timeout=120)
+def test_continuing_as_another_run_is_refused_on_all_ranks_and_leaves_the_run_as_it_is(mpi_ranks, comm, tmp_path):
+    from wash_hpc.train import train
+
+    folder = Path(comm.bcast(str(tmp_path)))
+    run = [*TINY, f"run.dir={folder}", "run.name=run", "checkpoint.every_steps=4"]
+    train(None, run)
+    written = (folder / "run" / "config.yaml").read_text()
+    for changed, says in [
+        ("run.seed=5", "run.seed=5"),
+        ("optimizer.name=adam", "optimizer.name=adam"),
+        ("optimizer.momentum=0", "another model or optimizer"),
+        ("train.steps=2", "train.steps"),
+        ("model.width=5", "model.name"),
+        ("ensemble.members=1", "ensemble.members=1"),
+    ]:
+        with pytest.raises(WashError, match=says) as raised:
+            train(None, [*run, "checkpoint.resume=auto", changed])
+        assert raised.value.agreed
+    comm.Barrier()
+    assert (folder / "run" / "config.yaml").read_text() == written
+    assert (folder / "run" / "summary.json").exists()
+
+
 HIDDEN = """
 import sys
 sys.modules["horovod"] = None  # as where it is not installed

@@ -132,6 +132,19 @@ def test_plan_predicts_the_papers_figures_and_starts_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_plan_counts_the_steps_that_a_run_would_do():
+    done = wash_hpc("plan", "configs/imagenet_resnet50_wash.yaml", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["num_steps"] == 90 * ((1_281_167 - round(0.02 * 1_281_167)) // 256)
+
+
+@pytest.mark.parametrize("name", ["torchvision.regnet_y_400mf", "torchvision.vit_b_16", "torchvision.inception_v3"])
+def test_plan_knows_every_family_of_networks(name):
+    size = ["data.image_size=299", "data.resize=342"] if "inception" in name else []
+    done = wash_hpc("plan", "configs/imagenet_resnet50_wash.yaml", f"model.name={name}", *size)
+    assert done.returncode == 0, done.stderr
+
+
 def test_plan_explains_itself_to_people():
     done = wash_hpc("plan", "configs/imagenet_resnet50_wash.yaml", "--members", "4")
     assert done.returncode == 0, done.stderr

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.support import equal_weights, final_weights, tiny_config, train
+from tests.support import TINY, equal_weights, final_weights, mpirun, tiny_config, train
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.methods.wash import expected_moved, make_drawer
 from wash_hpc.models import build_model
@@ -96,6 +99,73 @@ def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, 
         "consensus_distance",
     )
     assert [getattr(read_summary(whole), key) for key in keys] == [getattr(read_summary(parts), key) for key in keys]
+
+
+KILLED = """
+import os, signal, sys
+from wash_hpc.__main__ import main
+from wash_hpc.member import Member
+step = Member.step
+def die(self, batch, number):
+    if number == 6 and self._place == (1, 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(self, batch, number)
+Member.step = die
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_run_killed_in_mid_step_continues_to_the_same_weights(tmp_path):
+    """SIGKILL of one rank in step 7, last checkpoint at 5, a learning rate that follows a cosine."""
+    whole = train(tmp_path, "whole", 2, "checkpoint.every_steps=5")
+    where = [f"run.dir={tmp_path}", "run.name=killed", "checkpoint.every_steps=5"]
+    done = mpirun(2, sys.executable, "-c", KILLED, "train", str(tmp_path / "tiny.yaml"), *TINY, *where)
+    assert done.returncode != 0
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    continued = train(tmp_path, "killed", 2, "checkpoint.every_steps=5", "checkpoint.resume=auto")
+    assert equal_weights(whole, continued)
+    assert read_metrics(continued).step.tolist() == read_metrics(whole).step.tolist() == [4, 8]
+
+
+def test_a_finished_run_started_again_stays_as_it_was(tmp_path):
+    run = train(tmp_path, "run", 2, "checkpoint.every_steps=4")
+    before, records = final_weights(run), read_metrics(run)
+    train(tmp_path, "run", 2, "checkpoint.every_steps=4", "checkpoint.resume=auto")
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(before, final_weights(run), strict=True) for key in a)
+    again = read_metrics(run)
+    assert again.step.tolist() == records.step.tolist()
+    assert again.evaluate_step.tolist() == records.evaluate_step.tolist()
+
+
+def test_a_run_is_continued_from_its_start_where_it_has_no_checkpoint_yet(tmp_path):
+    first = train(tmp_path, "first", 2)
+    assert equal_weights(first, train(tmp_path, "second", 2, "checkpoint.resume=auto"))
+    assert equal_weights(first, train(tmp_path, "second", 2, "checkpoint.resume=auto"))
+
+
+def test_records_can_be_read_by_another_process_while_the_run_goes_on(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text("{}\n")
+    where = [f"run.dir={tmp_path}", "run.name=live", "train.steps=400", "log.every_steps=1"]
+    command = ["mpirun", "-n", "2", "wash-hpc", "train", str(config), *TINY, *where]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        seen = 0
+        deadline = time.monotonic() + 120
+        while seen < 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+            if list((tmp_path / "live" / "metrics").glob("*.h5")):
+                seen = len(read_metrics(tmp_path / "live").step)
+        assert process.poll() is None, "the run ended before anything could be read"
+        assert seen >= 3
+        attributes = read_metrics(tmp_path / "live").attributes
+        assert "method:" in str(attributes["config"])
+        assert (attributes["num_ranks"], attributes["num_members"], attributes["num_replicas"]) == (2, 2, 1)
+        assert attributes["hosts"]
+        assert attributes["torch_version"] == torch.__version__
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("reducer", ["horovod", "mpi"])

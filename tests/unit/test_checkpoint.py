@@ -22,7 +22,7 @@ STATE = {"rows": torch.arange(6.0).view(2, 3), "buffers.n": torch.tensor(7)}
 
 def write(folder: Path, step: int, keep: int = 2) -> None:
     checksums = {f"member-{member:04d}.safetensors": write_member(folder, step, member, STATE) for member in range(2)}
-    write_manifest(folder, Manifest(step, 2, 3, 0, [1, 2], [4, 8], 1.5, checksums), keep)
+    write_manifest(folder, Manifest(step, 2, 3, 0, "sgd", [1, 2], [4, 8], 1.5, checksums), keep)
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -75,10 +75,19 @@ def test_a_missing_member_and_a_broken_manifest_are_named(tmp_path):
         last_manifest(tmp_path)
 
 
-def test_other_members_or_another_model_are_refused():
-    manifest = Manifest(1, 2, 3, 0, [0, 0], [0, 0], 0.0, {})
-    manifest.require_fit(2, 3)
-    with pytest.raises(CheckpointError, match=r"ensemble\.members=4: the checkpoint holds 2 members"):
-        manifest.require_fit(4, 3)
-    with pytest.raises(CheckpointError, match="5 parameters, the checkpoint's has 3"):
-        manifest.require_fit(2, 5)
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"num_members": 4}, r"ensemble\.members=4: the checkpoint holds 2 members"),
+        ({"num_parameters": 5}, "5 parameters, the checkpoint's has 3"),
+        ({"num_steps": 9}, "train.steps: the run would end after step 9, the checkpoint is of step 10"),
+        ({"seed": 1}, "run.seed=1: the checkpoint's run has seed 0"),
+        ({"optimizer": "adam"}, "optimizer.name=adam: the checkpoint holds the state of sgd"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_naming_the_key(changed, says):
+    manifest = Manifest(10, 2, 3, 0, "sgd", [0, 0], [0, 0], 0.0, {})
+    fitting = {"num_members": 2, "num_parameters": 3, "num_steps": 10, "seed": 0, "optimizer": "sgd"}
+    manifest.require_fit(**fitting)
+    with pytest.raises(CheckpointError, match=says):
+        manifest.require_fit(**{**fitting, **changed})

@@ -12,7 +12,7 @@ from wash_hpc.config import load_config
 from wash_hpc.ensemble.batchnorm import recompute_statistics
 from wash_hpc.ensemble.consensus import consensus_distance_per_layer
 from wash_hpc.ensemble.flat import Flat, Layer, get_statistics, merge_layers, set_statistics
-from wash_hpc.ensemble.soup import Weights, greedy_soup, uniform_soup
+from wash_hpc.ensemble.soup import RunningSoup, Weights, greedy_soup
 from wash_hpc.errors import ConfigError
 from wash_hpc.models import build_model
 
@@ -83,7 +83,10 @@ def test_statistics_go_out_and_back_in_and_leave_parameters_alone():
 
 def test_uniform_soup_is_the_mean():
     members = [Weights(torch.randn(10), torch.randn(3)) for _ in range(3)]
-    soup = uniform_soup(members)
+    soup = RunningSoup()
+    for weights in members:
+        soup = soup.with_one_more(weights)
+    soup = soup.weights()
     mean = torch.stack([weights.values.double() for weights in members]).mean(dim=0)
     assert torch.equal(soup.values, mean.float())
     assert torch.allclose(soup.statistics, torch.stack([weights.statistics for weights in members]).mean(dim=0))

@@ -70,6 +70,23 @@ def test_steps_over_the_flat_vector_equal_torchs_steps_over_separate_tensors_bit
     assert torch.equal(member.flat.rows[1], torch.cat([optimizer.state[p][first].flatten() for p in twin.parameters()]))
 
 
+def test_gradients_are_handed_to_the_reducer_while_backward_goes_on():
+    """The last layer's gradient is given away when the first layer's is not there yet."""
+    first_layer_was_zero: dict[str, bool] = {}
+
+    class Recording(AloneReducer):
+        def start_mean_(self, tensor: Tensor, name: str) -> None:
+            first = member.flat.layers[0]
+            first_layer_was_zero[name] = not member.flat.gradients[first.start : first.start + first.size].any()
+
+    member = Member(build_model("resnet_small", (3, 8, 8), 4, 4), tiny_config(), 0, 0, 5, Recording())
+    member.step(batch(0), 0)
+    assert next(iter(first_layer_was_zero)).startswith("classifier")
+    assert list(first_layer_was_zero)[-1] == member.flat.layers[0].name
+    assert set(first_layer_was_zero) == {layer.name for layer in member.flat.layers}
+    assert [name for name, was_zero in first_layer_was_zero.items() if not was_zero] == [member.flat.layers[0].name]
+
+
 def test_progress_counts_loss_and_hits_and_starts_anew():
     member = Member(build_model("mlp", (3, 8, 8), 4, 2), tiny_config(), 0, 0, 5, AloneReducer())
     expected = [member.model(batch(step).images).detach() for step in range(1)]

@@ -100,6 +100,22 @@ for use in (start_mpi, lambda: reducer_class("horovod"), wash_hpc.storage.metric
         assert command in done.stdout
 
 
+@pytest.mark.parametrize("command", [["train", "CONFIG"], ["evaluate", "."], ["soup", "."]])
+def test_a_command_that_needs_a_missing_mpi_says_how_to_install_it(command):
+    code = "import sys; sys.modules['mpi4py'] = None; from wash_hpc.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("wash_hpc: error: MPI")
+    assert "pip install 'wash_hpc[mpi]'" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["train", "--list"], ["plan", "configs/cifar10_resnet18_wash.yaml"]])
+def test_what_starts_nothing_needs_no_mpi(command):
+    code = "import sys; sys.modules['mpi4py'] = None; from wash_hpc.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_modules_and_functions_stay_short():
     for file in modules():
         assert len(file.read_text().splitlines()) <= 320, f"{file} is long: which noun is missing?"

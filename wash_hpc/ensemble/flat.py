@@ -41,14 +41,7 @@ class Flat:
     """
 
     def __init__(self, model: nn.Module, num_state_rows: int = 0) -> None:
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        if not named:
-            raise ConfigError("model.name: the model has no trainable parameters")
-        dtypes = sorted({str(parameter.dtype) for _, parameter in named})
-        if len(dtypes) > 1:
-            raise ConfigError(
-                f"model.name: parameters of several dtypes cannot be shuffled together: {', '.join(dtypes)}"
-            )
+        named = trainable_parameters(model)
         size = sum(parameter.numel() for _, parameter in named)
         first = named[0][1]
         self.rows = torch.zeros(1 + num_state_rows, size, dtype=first.dtype, device=first.device)
@@ -68,6 +61,21 @@ class Flat:
     def values(self) -> Tensor:
         """[P], the parameters."""
         return self.rows[0]
+
+
+def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters, in the order of the flat vector.
+
+    Raises:
+        ConfigError: there is none, or they have several dtypes.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    dtypes = sorted({str(parameter.dtype) for _, parameter in named})
+    if not named:
+        raise ConfigError("model.name: the model has no trainable parameters")
+    if len(dtypes) > 1:
+        raise ConfigError(f"model.name: parameters of several dtypes cannot be shuffled together: {', '.join(dtypes)}")
+    return named
 
 
 def merge_layers(layers: list[Layer], kind: Literal["tensor", "module"]) -> list[Layer]:

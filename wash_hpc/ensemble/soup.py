@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,21 +22,9 @@ class Weights:
     statistics: Tensor
 
 
-def uniform_soup(members: Iterable[Weights]) -> Weights:
-    """The mean of members' parameters and statistics, summed in float64 in the order given.
-
-    Args:
-        members: one or more; only one at a time needs to be in memory.
-    """
-    soup = RunningSoup()
-    for weights in members:
-        soup = soup.with_one_more(weights)
-    return soup.weights()
-
-
 @dataclass(frozen=True)
 class RunningSoup:
-    """A soup to which members can be added one by one.
+    """A soup to which members are added one by one, so that only one needs to be in memory; summed in float64.
 
     Attributes:
         num_members: how many are in it.

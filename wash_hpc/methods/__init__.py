@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
 
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.methods.independent import Independent
-from wash_hpc.methods.wash import Wash
-from wash_hpc.parallel.world import World
+
+if TYPE_CHECKING:
+    from wash_hpc.parallel.world import World
 
 
 class Method(Protocol):
@@ -30,7 +30,8 @@ class Method(Protocol):
         """End what runs in the background."""
 
 
-_METHODS: dict[str, Callable[[Config, Flat, World], Method]] = {"independent": Independent, "wash": Wash}
+_METHODS = {"independent": "Independent", "wash": "Wash"}
+"""A method's name, which is that of its module, and its class; imported when used, because most need MPI."""
 
 
 def method_names() -> list[str]:
@@ -56,4 +57,6 @@ def make_method(config: Config, flat: Flat, world: World) -> Method:
         flat: this member's parameters and optimizer state, changed in place by the method.
         world: the ranks.
     """
-    return _METHODS[config.method.name](config, flat, world)
+    module = import_module(f"wash_hpc.methods.{config.method.name}")
+    method: Method = getattr(module, _METHODS[config.method.name])(config, flat, world)
+    return method

@@ -6,17 +6,14 @@ optimizer's state (WASH+Opt) twice that for SGD with momentum, three times for A
 
 from __future__ import annotations
 
-import numpy as np
-
-from wash_hpc.config import Config, MethodConfig
-from wash_hpc.ensemble.flat import Flat, merge_layers
-from wash_hpc.parallel.device import require_device_buffers
+from wash_hpc.config import Config
+from wash_hpc.ensemble.flat import Flat
+from wash_hpc.methods.drawing import expected_moved, is_due, make_drawer
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.parallel.world import World
 from wash_hpc.shuffle.ahead import Ahead
-from wash_hpc.shuffle.draw import Draw, Drawer
+from wash_hpc.shuffle.draw import Draw
 from wash_hpc.shuffle.plan import Plan, make_plan
-from wash_hpc.shuffle.probability import layer_probabilities
 
 _CHECK_EVERY = 1000  # exchanges between two comparisons of the ranks' draws
 
@@ -31,8 +28,6 @@ class Wash:
         self._world = world
         self._drawer = make_drawer(config, flat, world.layout.num_members)
         device_buffers = config.parallel.device_buffers == "on" and flat.values.is_cuda
-        if device_buffers:
-            require_device_buffers(world.exchange_comm, flat.values.device)
         num_rows = len(flat.rows) if config.method.optimizer_state else 1
         moved = expected_moved(self._drawer) * num_rows
         self._exchange = Exchange(world.exchange_comm, flat.rows[:num_rows].view(-1), moved, device_buffers)
@@ -59,28 +54,3 @@ class Wash:
     def _draw_and_plan(self, step: int) -> tuple[Draw, Plan]:
         draw = self._drawer.draw(step)
         return draw, make_plan(draw, self._world.layout.member, self._num_rows, self._row_size)
-
-
-def make_drawer(config: Config, flat: Flat, num_members: int) -> Drawer:
-    """The drawer that a configuration describes for a model's layers."""
-    layers = merge_layers(flat.layers, config.method.layer)
-    return Drawer(
-        seed=config.run.seed,
-        num_members=num_members,
-        layer_sizes=[layer.size for layer in layers],
-        probabilities=layer_probabilities(config.method.schedule, config.method.p, len(layers)),
-        permutation=config.method.permutation,
-    )
-
-
-def expected_moved(drawer: Drawer) -> float:
-    """Mean number of scalars that a member sends in one exchange of its parameters."""
-    if drawer.permutation == "cyclic":
-        return drawer.expected_picked * (drawer.num_members > 1)
-    return drawer.expected_picked * (drawer.num_members - 1) / drawer.num_members
-
-
-def is_due(config: MethodConfig, step: int) -> bool:
-    """Whether members exchange after the update number `step`, from 1: every `every` steps in (start, stop]."""
-    stop = np.inf if config.stop is None else config.stop
-    return config.start < step <= stop and (step - config.start) % config.every == 0

@@ -12,14 +12,25 @@ if TYPE_CHECKING:
 INSTALL_MPI = "pip install 'wash_hpc[mpi]'"
 
 
-def start_mpi() -> MPI.Intracomm:
-    """Start MPI. Collective over MPI_COMM_WORLD; without a launcher the world is one rank.
+def require_mpi() -> None:
+    """Start MPI, or say what is missing. Collective over MPI_COMM_WORLD; without a launcher the world is one rank.
 
     Raises:
         MissingDependencyError: no mpi4py, or no MPI library that it can load.
     """
     try:
-        from wash_hpc.parallel import world
+        from mpi4py import MPI  # noqa: F401 - importing it starts MPI
     except (ImportError, RuntimeError) as error:
         raise MissingDependencyError(f"MPI ({error})", INSTALL_MPI) from error
+
+
+def start_mpi() -> MPI.Intracomm:
+    """A communicator of all ranks. Collective over MPI_COMM_WORLD.
+
+    Raises:
+        MissingDependencyError: as in `require_mpi`.
+    """
+    require_mpi()
+    from wash_hpc.parallel import world
+
     return world.start_mpi()

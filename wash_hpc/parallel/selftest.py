@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from wash_hpc.errors import MissingDependencyError
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.parallel.reducer import Scope, reducer_class
 from wash_hpc.parallel.world import Comm, World
@@ -61,7 +62,14 @@ def try_horovod(comm: Comm) -> str:
         MissingDependencyError: Horovod is not installed.
         RuntimeError: the sum is wrong.
     """
-    make_reducer = reducer_class("horovod")
+    missing: MissingDependencyError | None = None
+    try:
+        make_reducer = reducer_class("horovod")
+    except MissingDependencyError as error:
+        missing = error
+    lacking = [rank for rank, lacks in enumerate(comm.allgather(missing is not None)) if lacks]
+    if lacking:  # on any rank: the others must not wait for it in a collective
+        raise missing or RuntimeError(f"Horovod is not installed on rank {', '.join(map(str, lacking))}")
     from wash_hpc.parallel.horovod_reducer import describe_horovod
 
     reducer = make_reducer(World.open(comm, None))

@@ -5,6 +5,7 @@ Owns mpi4py's communicators. What is exchanged over them is the business of `exc
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -33,7 +34,7 @@ class World:
         exchange_comm: this rank's replica of all M members; rank in it = member.
         layout: this rank's place.
         local_rank: this rank's number among the ranks of its host.
-        local_size: ranks on this host.
+        num_cores: cores that this rank may count on: those it may run on, divided by the ranks that share them.
     """
 
     comm: Comm
@@ -41,7 +42,7 @@ class World:
     exchange_comm: Comm
     layout: Layout
     local_rank: int
-    local_size: int
+    num_cores: int
 
     @classmethod
     def open(cls, comm: Comm, num_members: int | None) -> World:
@@ -56,13 +57,14 @@ class World:
         """
         layout = Layout(comm.rank, comm.size, comm.size if num_members is None else num_members)
         local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        cores = os.sched_getaffinity(0)
         return cls(
             comm=comm,
             member_comm=cast(Comm, comm.Split(layout.member, layout.replica)),
             exchange_comm=cast(Comm, comm.Split(layout.replica, layout.member)),
             layout=layout,
             local_rank=local.rank,
-            local_size=local.size,
+            num_cores=max(1, len(cores) // local.allgather(cores).count(cores)),
         )
 
     @property

@@ -93,9 +93,9 @@ class Drawer:
         counts = np.diff(np.searchsorted(points, self.layer_ends), prepend=0)
         layer = np.repeat(np.arange(len(counts)), counts)
         begins = self.layer_ends - self.intensities * self.layer_sizes
-        offset = ((points - begins[layer]) / self.intensities[layer]).astype(np.int64)
-        np.clip(offset, 0, self.layer_sizes[layer] - 1, out=offset)  # a point on a layer's edge may round past it
-        positions = self.layer_starts[layer] + offset
+        within = ((points - begins[layer]) / self.intensities[layer]).astype(np.int64)
+        np.clip(within, 0, self.layer_sizes[layer] - 1, out=within)  # a point on a layer's edge may round past it
+        positions = self.layer_starts[layer] + within
         positions = positions[np.diff(positions, prepend=-1) != 0]  # hit twice is picked once
         if len(self.certain_positions):
             positions = np.sort(np.concatenate([positions, self.certain_positions]))

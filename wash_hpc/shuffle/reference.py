@@ -24,13 +24,13 @@ def draw_slowly(drawer: Drawer, step: int) -> Draw:
     positions = []
     for layer, size in enumerate(drawer.layer_sizes):
         begin = drawer.layer_ends[layer] - drawer.intensities[layer] * size
-        for offset in range(size):
+        for within in range(size):
             hit = bool(drawer.probabilities[layer] >= 1.0)
-            while drawer.intensities[layer] > 0 and _parameter_of(point, begin, drawer, layer) == offset:
+            while drawer.intensities[layer] > 0 and _parameter_of(point, begin, drawer, layer) == within:
                 hit = True
                 point += float(random.standard_exponential())
             if hit:
-                positions.append(int(drawer.layer_starts[layer]) + offset)
+                positions.append(int(drawer.layer_starts[layer]) + within)
     return Draw(np.array(positions, dtype=np.int64), _permute_slowly(drawer, step, len(positions)))
 
 

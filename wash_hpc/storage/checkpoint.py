@@ -33,6 +33,7 @@ class Manifest:
         num_members: M; a run continues with the same.
         num_parameters: P.
         seed: the run's.
+        optimizer: its name.
         values_moved: scalars sent so far, one number a member.
         bytes_sent: payload sent so far, one number a member.
         wall_seconds: of training so far, over all starts.
@@ -43,17 +44,26 @@ class Manifest:
     num_members: int
     num_parameters: int
     seed: int
+    optimizer: str
     values_moved: list[int]
     bytes_sent: list[int]
     wall_seconds: float
     checksums: dict[str, str]
 
-    def require_fit(self, num_members: int, num_parameters: int) -> None:
-        """Refuse to continue with another ensemble.
+    def require_fit(self, num_members: int, num_parameters: int, num_steps: int, seed: int, optimizer: str) -> None:
+        """Refuse to continue as another run.
 
         Raises:
-            CheckpointError: other members, or another model.
+            CheckpointError: naming the key that has changed.
         """
+        if seed != self.seed:
+            raise CheckpointError(f"run.seed={seed}: the checkpoint's run has seed {self.seed}")
+        if optimizer != self.optimizer:
+            raise CheckpointError(f"optimizer.name={optimizer}: the checkpoint holds the state of {self.optimizer}")
+        if num_steps < self.step:
+            raise CheckpointError(
+                f"train.steps: the run would end after step {num_steps}, the checkpoint is of step {self.step}"
+            )
         if num_members != self.num_members:
             raise CheckpointError(f"ensemble.members={num_members}: the checkpoint holds {self.num_members} members")
         if num_parameters != self.num_parameters:
@@ -78,7 +88,6 @@ def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor])
     """
     content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
     target = checkpoint_folder(folder, step)
-    target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / _member_name(member), content)
     return hashlib.sha256(content).hexdigest()
 

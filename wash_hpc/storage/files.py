@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from wash_hpc.errors import RunFolderError
@@ -12,7 +13,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write or replace a file so that a reader, or a machine that dies, sees the old one or the new one, never a part.
 
     Args:
-        path: the file; its folder exists.
+        path: the file; its folder is made where there is none.
         content: text, written as UTF-8, or bytes.
 
     Raises:
@@ -20,6 +21,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")  # the same folder: a rename must not cross devices
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
@@ -27,7 +29,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise RunFolderError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

@@ -187,7 +187,8 @@ def _room_for(file: Any, num_bytes: int) -> Iterator[None]:
 def read_metrics(folder: Path) -> Metrics:
     """All records of a run, while it is being written or after; changes nothing.
 
-    Records of an earlier start at or after the first step of a later one are left out. NaN rows are kept.
+    A start that continued from step s (its attribute `first_step`) replaces all earlier records after s. NaN rows are
+    kept.
 
     Args:
         folder: the run's folder.
@@ -238,13 +239,24 @@ def _plain(value: Any) -> Any:
 
 def _join(parts: Sequence[Metrics]) -> Metrics:
     """One table out of several starts; each start ends where a later one begins."""
-    never = np.iinfo(np.int64).max
-    first_steps = [min([*part.step[:1].tolist(), *part.evaluate_step[:1].tolist()], default=never) for part in parts]
+    begins = [_step_before(part) for part in parts]
     joined: dict[str, Any] = {}
     for table, step in ((TRAIN, "step"), (EVALUATE, "evaluate_step")):
-        kept = [
-            getattr(part, step) < min(first_steps[number:], default=never) for number, part in enumerate(parts, start=1)
-        ]
+        kept = [_outlives(getattr(part, step), parts[n + 1 :], begins[n + 1 :], step) for n, part in enumerate(parts)]
         for name in (step if dataset.field == "step" else dataset.field for dataset in table):
             joined[name] = np.concatenate([getattr(part, name)[rows] for part, rows in zip(parts, kept, strict=True)])
     return replace(parts[-1], **joined)
+
+
+def _outlives(steps: NDArray[Any], later: Sequence[Metrics], begins: Sequence[int], name: str) -> NDArray[Any]:
+    """Which records of a start later ones do not replace: none of these went on from before them, or has them too."""
+    replaced = np.isin(steps, [number for part in later for number in getattr(part, name).tolist()])
+    outlives: NDArray[Any] = ~replaced & (steps <= min(begins, default=int(np.iinfo(np.int64).max)))
+    return outlives
+
+
+def _step_before(part: Metrics) -> int:
+    """The step from which a start went on; files that do not say it began just before their first record."""
+    if "first_step" in part.attributes:
+        return int(part.attributes["first_step"])
+    return min([*part.step[:1].tolist(), *part.evaluate_step[:1].tolist()], default=int(np.iinfo(np.int64).max)) - 1

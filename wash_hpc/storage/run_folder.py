@@ -23,19 +23,18 @@ def find_start(config: Config) -> Manifest | None:
     manifest = None if resume == "never" else last_manifest(folder)
     if resume == "must" and manifest is None:
         raise CheckpointError(f"checkpoint.resume=must: {folder} holds no complete checkpoint")
-    if manifest is not None and manifest.seed != config.run.seed:
-        raise CheckpointError(f"run.seed={config.run.seed}: {folder} was started with seed {manifest.seed}")
     return manifest
 
 
 def create_folder(config: Config) -> None:
-    """Make the run's folder and write `config.yaml`.
+    """Make the run's folder and write `config.yaml`; a summary of an earlier start speaks no longer for this run.
 
     Raises:
         RunFolderError: it cannot be made.
     """
     try:
         config.folder.mkdir(parents=True, exist_ok=config.checkpoint.resume != "never")
+        (config.folder / "summary.json").unlink(missing_ok=True)
     except OSError as error:
         raise RunFolderError(f"{config.folder}: cannot be made: {error.strerror}") from error
     write_atomically(config.folder / "config.yaml", dump_config(config))

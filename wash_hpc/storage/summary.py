@@ -37,7 +37,7 @@ class Summary:
         greedy_soup_accuracy: None also where no greedy soup was made.
         consensus_distance: root mean square distance of the members to their mean, at the end.
         bytes_sent_per_member: payload sent by one member to others over the whole run, mean over members.
-        wall_seconds: from the first step to the last, over all starts.
+        wall_seconds: of the whole run, evaluations included, over all starts.
         images_per_second_per_member: training images.
     """
 

@@ -33,8 +33,7 @@ def count_members(folder: Path) -> int:
     files = sorted((folder / "members").glob("member-*.safetensors"))
     if not files:
         raise RunFolderError(f"{folder}: the run has left no members/member-*.safetensors; has it finished?")
-    missing = [member_file(folder, member) for member in range(len(files))]
-    for file in missing:
+    for file in (member_file(folder, member) for member in range(len(files))):
         if not file.is_file():
             raise RunFolderError(f"{file}: missing, though {len(files)} members are there")
     return len(files)
@@ -48,7 +47,6 @@ def save_model(file: Path, model: nn.Module) -> None:
     """
     # Copies: parameters are views of one vector, and safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, save(state, metadata={"format": "pt"}))
 
 
