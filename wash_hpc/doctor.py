@@ -57,6 +57,7 @@ def examine() -> tuple[list[str], int]:
 
         findings["MPI"] = _try(lambda: Finding("ok", selftest.try_mpi(comm)))
         findings["exchange"] = _try(lambda: Finding("ok", selftest.try_exchange(comm)))
+        findings["CUDA-MPI"] = _try(lambda: Finding("ok", selftest.ask_for_device_buffers()))
         findings["Horovod"] = _try(lambda: Finding("ok", selftest.try_horovod(comm)))
     findings["DALI"] = _try(_examine_dali)
     findings["HDF5"] = _try(_examine_hdf5)

@@ -93,6 +93,7 @@ def test_doctor_tries_every_part_for_real(num_ranks):
         ("python", "MPI", "exchange", "Horovod", "DALI", "HDF5"), "ok"
     )
     assert f"{num_ranks} rank" in done.stdout
+    assert "CUDA-MPI  ok       this MPI" in done.stdout
     assert "built with MPI, NCCL" in done.stdout
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 
 import numpy as np
@@ -37,6 +38,20 @@ def try_mpi(comm: Comm) -> str:
         )
     level = levels.get(MPI.Query_thread(), "single")
     return f"{library}, {_count(comm.size, 'rank')} on {_count(len(hosts), 'host')}, thread support {level}"
+
+
+def ask_for_device_buffers() -> str:
+    """What the MPI library says of itself about GPU memory. Local.
+
+    Only a trial shows the truth, and where it fails MPI ends the process; so the trial is `parallel.device_buffers=on`.
+    """
+    try:
+        takes = bool(ctypes.CDLL(MPI.__file__).MPIX_Query_cuda_support())
+    except AttributeError:  # an extension that not every MPI has
+        return "this MPI does not say whether it takes GPU memory; parallel.device_buffers=on tries it"
+    if takes:
+        return "this MPI says that it takes GPU memory; parallel.device_buffers=on tries it"
+    return "this MPI takes host memory only; exchanges on a GPU go through pinned host memory"
 
 
 def try_exchange(comm: Comm) -> str:
