@@ -105,7 +105,7 @@ class MethodConfig:
     stop: int | None = None  # no exchange after step `stop`; null: until the end
     optimizer_state: bool = False  # WASH+Opt: the optimizer's per-parameter state moves with the values
     permutation: Literal["uniform", "cyclic"] = "uniform"
-    overlap: bool = False
+    overlap: bool = False  # not built yet: false is the only value
 
 
 @dataclass(frozen=True)
@@ -230,4 +230,7 @@ def _with_words_on_and_off(given: Any) -> Any:
 def _explain(error: OmegaConfBaseException) -> str:
     """The first sentence of an OmegaConf error, with the full key in front of it."""
     first = str(error).splitlines()[0]
+    if "is not a subclass of" in first:  # as in method=wash, meant for method.name=wash
+        section = first.split("subclass of ")[1].split("Config")[0].lower()
+        return f"{section}: expected a key of this section, as in {section}.KEY=VALUE"
     return f"{error.full_key}: {first}" if error.full_key else first

@@ -48,10 +48,12 @@ class ProgressReport:
 
     def show_evaluation(self, step: int, member: float, ensemble: float, soup: float) -> None:
         """Say accuracies on the test images: the members' mean, their ensemble's, their soup's."""
-        text = (
-            f"{self._name}: step {step}/{self._num_steps}  test accuracy: members {member:.2%}, "
-            f"ensemble {ensemble:.2%}, soup {soup:.2%}"
-        )
+        accuracies = f"members {member:.2%}, ensemble {ensemble:.2%}, soup {soup:.2%}"
+        self.say(f"step {step}/{self._num_steps}  test accuracy: {accuracies}")
+
+    def say(self, sentence: str) -> None:
+        """Say something about the run."""
+        text = f"{self._name}: {sentence}"
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)  # where the bar is: mpirun forwards two streams in any order
         elif self._lines:

@@ -85,11 +85,17 @@ class Observer:
         self._started = time.perf_counter()
         self._seconds_training = 0.0  # of this rank in this start, in the loop's three parts
         self._num_images = 0  # of this rank in this start
+        self._said_sick = False
         hosts = sorted(set(world.comm.allgather(socket.gethostname())))
         self._writer = self._open_writer(hosts) if world.is_root else None
         self._progress = ProgressReport(
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
+
+    def say_changes(self, changes: list[str]) -> None:
+        """Say which keys a continued run has changed; local."""
+        if changes:
+            self._progress.say(f"continues with other values than before: {', '.join(changes)}")
 
     def after_step(self, step: int) -> None:
         """Log, evaluate and write a checkpoint, each when it is due after update number `step`, from 1."""
@@ -107,10 +113,10 @@ class Observer:
         """Judge the final members, write their weights, the soups and the summary."""
         config, folder = self._config, self._config.folder
         self._member.average_statistics()
+        if self._world.layout.replica == 0:  # before judging, which may meet an image that cannot be decoded
+            save_model(member_file(folder, self._world.layout.member), self._member.model)
         evaluation = self._evaluator.evaluate(self._fetch)
         self._record(self._num_steps, evaluation)
-        if self._world.layout.replica == 0:
-            save_model(member_file(folder, self._world.layout.member), self._member.model)
         greedy = self._evaluator.greedy(self._fetch) if self._evaluator.can_be_greedy else None
         if self._world.is_root:
             self._save_soup("uniform", evaluation.soup)
@@ -143,6 +149,7 @@ class Observer:
             assert self._writer is not None
             self._writer.close()
             write_summary(folder, summary)
+        self._progress.say(f"finished; the results are in {folder}")
         self._progress.close()
         return summary
 
@@ -180,6 +187,10 @@ class Observer:
         if self._writer is not None:
             self._writer.append_train(record)
         self._progress.show_step(step, float(record.loss.mean()), float(record.images_per_second.mean()))
+        sick = [str(member) for member, loss in enumerate(record.loss) if not math.isfinite(loss)]
+        if sick and not self._said_sick:
+            self._said_sick = True
+            self._progress.say(f"step {step}: the loss of member {', '.join(sick)} is not finite; lower optimizer.lr?")
         self._last_logged = step
         self._seconds_training += training
         self._num_images += progress.num_images

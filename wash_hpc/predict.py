@@ -143,7 +143,7 @@ def describe(prediction: Prediction, as_json: bool) -> str:
         ("memory", f"{format_bytes(it.memory_bytes)} a rank, activations not counted"),
     ]
     if it.data_assumed:
-        rows.append(("note", "the data set is not here: the size it was published with is assumed"))
+        rows.append(("note", "the data set is not here; assumed is its published size (an image folder: ImageNet's)"))
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
 
 

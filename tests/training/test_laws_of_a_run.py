@@ -122,6 +122,7 @@ def test_a_run_killed_in_mid_step_continues_to_the_same_weights(tmp_path):
     done = mpirun(2, sys.executable, "-c", KILLED, "train", str(tmp_path / "tiny.yaml"), *TINY, *where)
     assert done.returncode != 0
     assert not (tmp_path / "killed" / "summary.json").exists()
+    assert not list((tmp_path / "killed").rglob("*.new")), "something half-written has its final place"
     continued = train(tmp_path, "killed", 2, "checkpoint.every_steps=5", "checkpoint.resume=auto")
     assert equal_weights(whole, continued)
     assert read_metrics(continued).step.tolist() == read_metrics(whole).step.tolist() == [4, 8]

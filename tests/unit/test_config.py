@@ -98,7 +98,7 @@ def test_what_is_written_reads_back_as_it_was(tmp_path_factory, p, buffers, step
         ("methodd: {p: 1}", "did you mean: 'method'"),
         ("[1, 2]", "expected sections"),
         ("a: [", "not readable as YAML"),
-        ("method: 5", "method"),
+        ("method: 5", "method: expected a key of this section, as in method.KEY=VALUE"),
     ],
 )
 def test_a_wrong_file_is_refused_with_a_sentence(tmp_path, text, says):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from wash_hpc.config import Config, dump_config
+from dataclasses import asdict
+
+from wash_hpc.config import Config, dump_config, load_config
 from wash_hpc.errors import RunFolderError
 from wash_hpc.storage.checkpoint import CheckpointError, Manifest, last_manifest
 from wash_hpc.storage.files import write_atomically
@@ -26,15 +28,32 @@ def find_start(config: Config) -> Manifest | None:
     return manifest
 
 
-def create_folder(config: Config) -> None:
+def create_folder(config: Config) -> list[str]:
     """Make the run's folder and write `config.yaml`; a summary of an earlier start speaks no longer for this run.
+
+    Returns:
+        Keys whose values differ from those of the start before, each as `key: old -> new`.
 
     Raises:
         RunFolderError: it cannot be made.
     """
+    before = config.folder / "config.yaml"
+    changes = changed_keys(load_config(before), config) if before.is_file() else []
     try:
         config.folder.mkdir(parents=True, exist_ok=config.checkpoint.resume != "never")
         (config.folder / "summary.json").unlink(missing_ok=True)
     except OSError as error:
         raise RunFolderError(f"{config.folder}: cannot be made: {error.strerror}") from error
     write_atomically(config.folder / "config.yaml", dump_config(config))
+    return changes
+
+
+def changed_keys(before: Config, after: Config) -> list[str]:
+    """What differs between two configurations, but for how often things are written down."""
+    old, new = asdict(before), asdict(after)
+    return [
+        f"{section}.{key}: {old[section][key]} -> {value}"
+        for section, values in new.items()
+        for key, value in values.items()
+        if section not in {"log", "checkpoint"} and old[section][key] != value
+    ]
