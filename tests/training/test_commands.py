@@ -59,6 +59,13 @@ def test_soup_writes_the_mean_of_the_members(run, tmp_path):
         )
 
 
+def test_a_soup_that_cannot_be_written_is_said_in_a_sentence(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = wash_hpc("soup", str(run), "--output", str(tmp_path / "file" / "soup.safetensors"))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"wash_hpc: error: {tmp_path}/file: cannot be made")
+
+
 def test_greedy_soup_says_which_members_are_in_it(run):
     done = mpirun(2, "wash-hpc", "soup", str(run), "--kind", "greedy")
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from wash_hpc.errors import RunFolderError
-from wash_hpc.storage.files import write_atomically
+from wash_hpc.storage.files import make_folder, write_atomically
 
 
 class CheckpointError(RunFolderError):
@@ -88,6 +88,7 @@ def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor])
     """
     content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
     target = checkpoint_folder(folder, step)
+    make_folder(target)
     write_atomically(target / _member_name(member), content)
     return hashlib.sha256(content).hexdigest()
 

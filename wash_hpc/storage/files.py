@@ -13,7 +13,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write or replace a file so that a reader, or a machine that dies, sees the old one or the new one, never a part.
 
     Args:
-        path: the file; its folder is made where there is none.
+        path: the file; its folder exists.
         content: text, written as UTF-8, or bytes.
 
     Raises:
@@ -21,7 +21,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")  # the same folder: a rename must not cross devices
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
@@ -32,6 +31,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with suppress(OSError):
             unfinished.unlink()
         raise RunFolderError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where there is none.
+
+    Raises:
+        RunFolderError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be made: {error.strerror or error}") from error
 
 
 def _sync_folder(folder: Path) -> None:

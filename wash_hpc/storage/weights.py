@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from wash_hpc.errors import RunFolderError
-from wash_hpc.storage.files import write_atomically
+from wash_hpc.storage.files import make_folder, write_atomically
 
 
 def member_file(folder: Path, member: int) -> Path:
@@ -47,6 +47,7 @@ def save_model(file: Path, model: nn.Module) -> None:
     """
     # Copies: parameters are views of one vector, and safetensors refuses tensors that share memory.
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    make_folder(file.parent)
     write_atomically(file, save(state, metadata={"format": "pt"}))
 
 
