@@ -12,7 +12,6 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._last_read = time.perf_counter()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -24,8 +23,6 @@ class Stopwatch:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def read(self) -> dict[str, float]:
-        """Seconds by name since the last reading, and under `total` all that went by; starts anew from zero."""
-        now = time.perf_counter()
-        seconds = {**self._seconds, "total": now - self._last_read}
-        self._seconds, self._last_read = {}, now
+        """Seconds by name since the last reading; starts anew from zero."""
+        seconds, self._seconds = self._seconds, {}
         return seconds
