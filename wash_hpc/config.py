@@ -105,7 +105,11 @@ class MethodConfig:
     stop: int | None = None  # no exchange after step `stop`; null: until the end
     optimizer_state: bool = False  # WASH+Opt: the optimizer's per-parameter state moves with the values
     permutation: Literal["uniform", "cyclic"] = "uniform"
-    overlap: bool = False  # not built yet: false is the only value
+    overlap: bool = False  # the exchange runs while the next step computes, and is added after it
+    topology: Literal["global", "node", "ring"] = "global"  # who meets: all; a node's members; pairs of neighbours
+    node_size: int | None = None  # topology node: members a node; null: as many as are on each host
+    node_ratio: int = 10  # topology node: every so manieth exchange is between all members
+    quarantine: bool = False  # go on without members whose values are not finite, instead of stopping
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class ParallelConfig:
 
     reducer: Literal["horovod", "mpi"] = "horovod"  # who reduces: gradients, averages, metrics
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    device_buffers: Literal["auto", "on", "off"] = "auto"  # on: GPU memory goes to MPI, after a self-test; else staged
+    device_buffers: Literal["auto", "on", "off"] = "auto"  # GPU memory goes to MPI; auto: if faster
 
 
 @dataclass(frozen=True)

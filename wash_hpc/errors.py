@@ -34,6 +34,12 @@ class WorldError(WashError):
     """Ranks, members and replicas that do not fit each other, or ranks that disagree."""
 
 
+class HealthError(WashError):
+    """Members whose values are not finite, in mid-run; as a rule all ranks see that together."""
+
+    agreed = True
+
+
 class MissingDependencyError(WashError):
     """An optional library that is asked for and not installed.
 

@@ -7,6 +7,7 @@ finished one (weights come from files). Owns no communication but sums of counts
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.batchnorm import recompute_statistics
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
 from wash_hpc.ensemble.soup import RunningSoup, Weights, greedy_soup
-from wash_hpc.errors import ConfigError
+from wash_hpc.errors import ConfigError, HealthError
 from wash_hpc.parallel.reducer import Reducer, Scope
 
 Fetch = Callable[[int], Weights]
@@ -29,12 +30,13 @@ class Evaluation:
     """Accuracies, as fractions of the images of one split; equal on all ranks.
 
     Attributes:
-        member_accuracy: one a member.
+        member_accuracy: one a member; NaN for those left out.
         ensemble_accuracy: of the mean of the members' logits.
         soup_accuracy: of the mean of the members' weights, statistics recomputed on training images.
         soup_accuracy_raw: the same with the mean of the members' statistics.
         soup: the weights of that soup, statistics recomputed.
         num_images: images in the split.
+        left_out: members whose weights are not all finite; they are in neither the ensemble nor the soup.
     """
 
     member_accuracy: list[float]
@@ -43,6 +45,7 @@ class Evaluation:
     soup_accuracy_raw: float
     soup: Weights
     num_images: int
+    left_out: list[int]
 
 
 @dataclass(frozen=True)
@@ -94,25 +97,36 @@ class Evaluator:
         Args:
             fetch: gives a member's weights; called once a member, in order, on all ranks.
             split: which images.
+
+        Raises:
+            HealthError: no member has finite weights; on all ranks.
         """
         ensemble_logits: Tensor | None = None
         counts: list[Tensor] = []
+        left_out: list[int] = []
         soup = RunningSoup()
         for member in range(self._num_members):
             weights = fetch(member)
+            if not weights.are_finite:
+                left_out.append(member)
+                continue
             soup = soup.with_one_more(weights)
             self.load(weights)
             logits, labels = self._predict(split)
             counts.append(_num_correct(logits, labels))
             ensemble_logits = logits if ensemble_logits is None else ensemble_logits + logits
-        assert ensemble_logits is not None
+        if ensemble_logits is None:
+            raise HealthError("no member has finite weights: there is nothing to judge; try a lower optimizer.lr")
         counts.append(_num_correct(ensemble_logits, labels))
         self.load(soup.weights())
         counts.append(_num_correct(*self._predict(split)))
         self._recompute_statistics()
         counts.append(_num_correct(*self._predict(split)))
-        *members, ensemble, raw, recomputed = self._as_fractions(counts, split)
-        return Evaluation(members, ensemble, recomputed, raw, self._weights(), self._source.num_images(split))
+        *judged, ensemble, raw, recomputed = self._as_fractions(counts, split)
+        of_judged = iter(judged)
+        members = [math.nan if member in left_out else next(of_judged) for member in range(self._num_members)]
+        num_images = self._source.num_images(split)
+        return Evaluation(members, ensemble, recomputed, raw, self._weights(), num_images, left_out)
 
     def greedy(self, fetch: Fetch) -> GreedySoup:
         """Make a greedy soup on the held-out images and judge it on the test images. Collective over the world.
@@ -124,8 +138,12 @@ class Evaluator:
             ConfigError: there are no held-out images.
         """
         self.require_held_out()
-        scores = [self._accuracy_of(fetch(member), "held_out", recompute=False) for member in range(self._num_members)]
-        order = sorted(range(self._num_members), key=lambda member: (-scores[member], member))
+        scores: dict[int, float] = {}
+        for member in range(self._num_members):
+            weights = fetch(member)
+            if weights.are_finite:
+                scores[member] = self._accuracy_of(weights, "held_out", recompute=False)
+        order = sorted(scores, key=lambda member: (-scores[member], member))
         members, weights = greedy_soup(order, fetch, lambda soup: self._accuracy_of(soup, "held_out", recompute=True))
         accuracy = self._accuracy_of(weights, "test", recompute=True)
         return GreedySoup(members, accuracy, self._weights())

@@ -92,8 +92,10 @@ class Observer:
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
 
-    def say_changes(self, changes: list[str]) -> None:
-        """Say which keys a continued run has changed; local."""
+    def say_first(self, changes: list[str]) -> None:
+        """Say what the method noted, and which keys a continued run has changed; local."""
+        for note in self._method.notes:
+            self._progress.say(note)
         if changes:
             self._progress.say(f"continues with other values than before: {', '.join(changes)}")
 
@@ -133,8 +135,8 @@ class Observer:
             epochs=self._num_steps / self._steps_per_epoch,
             samples_seen=self._num_steps * config.data.batch_size,
             num_parameters=self._member.flat.values.numel(),
-            mean_member_accuracy=float(np.mean(evaluation.member_accuracy)),
-            best_member_accuracy=max(evaluation.member_accuracy),
+            mean_member_accuracy=float(np.nanmean(evaluation.member_accuracy)),
+            best_member_accuracy=float(np.nanmax(evaluation.member_accuracy)),
             ensemble_accuracy=evaluation.ensemble_accuracy,
             soup_accuracy=evaluation.soup_accuracy,
             soup_accuracy_raw=evaluation.soup_accuracy_raw,
@@ -143,6 +145,7 @@ class Observer:
             bytes_sent_per_member=round(float(sent.mean())),
             wall_seconds=self._wall_seconds(),
             images_per_second_per_member=self._images_per_second(),
+            left_out_members=evaluation.left_out,
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._world.is_root:
@@ -206,7 +209,7 @@ class Observer:
                     soup_accuracy=evaluation.soup_accuracy,
                 )
             )
-        mean = float(np.mean(evaluation.member_accuracy))
+        mean = float(np.nanmean(evaluation.member_accuracy))
         self._progress.show_evaluation(step, mean, evaluation.ensemble_accuracy, evaluation.soup_accuracy)
 
     def _write_checkpoint(self, step: int) -> None:
@@ -214,7 +217,9 @@ class Observer:
         self._member.average_statistics()
         checksum = ""
         if layout.replica == 0:
-            checksum = write_member(self._config.folder, step, layout.member, self._member.state())
+            checksum = write_member(
+                self._config.folder, step, layout.member, self._member.state(), self._method.state()
+            )
         # The manifest comes after this: when all checksums are here, all files are there.
         checksums = self._world.comm.allgather((layout.member, checksum))
         moved, sent = self._totals()

@@ -20,7 +20,7 @@ from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import ConfigError, DataError, MissingDependencyError
 from wash_hpc.member import num_state_rows
 from wash_hpc.methods import require_method
-from wash_hpc.methods.drawing import expected_moved, is_due, make_drawer
+from wash_hpc.methods.drawing import is_due, make_drawer
 from wash_hpc.models import build_model
 from wash_hpc.report.table import format_bytes, format_seconds
 from wash_hpc.shuffle.draw import Drawer
@@ -148,7 +148,7 @@ def describe(prediction: Prediction, as_json: bool) -> str:
 
 
 def _moved_per_exchange(config: Config, drawer: Drawer) -> float:
-    return expected_moved(drawer) if config.method.name == "wash" else 0.0
+    return drawer.most_expected_moved if config.method.name == "wash" else 0.0
 
 
 def _shapes_of_model(config: Config, facts: DataFacts) -> nn.Module:

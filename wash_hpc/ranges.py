@@ -114,7 +114,21 @@ def _method_rules(config: Config) -> list[Rule]:
         ("method.every", method.every, method.every >= 1, "at least 1"),
         ("method.start", method.start, method.start >= 0, "0 or more"),
         ("method.stop", method.stop, _at_least(method.start, method.stop), "method.start or more, or null"),
-        ("method.overlap", method.overlap, not method.overlap, "false (overlapped exchange is not built yet)"),
+        ("method.node_size", method.node_size, _at_least(1, method.node_size), "at least 1, or null"),
+        ("method.node_ratio", method.node_ratio, method.node_ratio >= 1, "at least 1"),
+        (
+            "method.quarantine",
+            method.quarantine,
+            not method.quarantine or method.topology == "global",
+            f"false with method.topology={method.topology}, where not all members know of a sick one",
+        ),
+        (
+            "method.overlap",
+            method.overlap,
+            not (method.overlap and method.optimizer_state and config.optimizer.name != "sgd"),
+            f"false with method.optimizer_state=true and {config.optimizer.name}, whose second moment a difference "
+            "could make negative",
+        ),
     ]
 
 

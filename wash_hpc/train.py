@@ -27,11 +27,10 @@ from wash_hpc.ensemble.flat import trainable_parameters
 from wash_hpc.errors import ConfigError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.member import Member
-from wash_hpc.methods import make_method, require_method
+from wash_hpc.methods import Method, make_method, require_method
 from wash_hpc.models import build_model
 from wash_hpc.observe import Observer
 from wash_hpc.parallel import start_mpi
-from wash_hpc.parallel.device import require_device_buffers, require_plain_allocator
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import Comm, World, abort_on_uncaught_error, agreed, on_root
 from wash_hpc.seeds import Stream, torch_seed
@@ -61,14 +60,14 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
 
     reducer = setup.make_reducer(world)
     member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer)
-    first_step = continue_from(setup.start, config, member, world)
-    changes = on_root(comm, lambda: create_folder(config))
     method = make_method(config, member.flat, world)
+    first_step = continue_from(setup.start, config, member, method, world)
+    changes = on_root(comm, lambda: create_folder(config))
     everything = Shard(layout.rank, layout.size)
     evaluator = Evaluator(config, source, setup.scratch, layout.num_members, everything, reducer)
     clock = Stopwatch()
     observer = Observer(config, source, world, reducer, member, method, evaluator, clock, num_steps, setup.start)
-    observer.say_changes(changes)
+    observer.say_first(changes)
     replica = Shard(layout.replica, layout.num_replicas)
     batches = source.train(layout.member, replica, config.data.batch_size, first_step)
 
@@ -81,8 +80,8 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
             method.after_step(step + 1)
         observer.after_step(step + 1)
 
+    method.finish()
     summary = observer.finish()
-    method.close()
     reducer.close()
     return summary
 
@@ -138,7 +137,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
     return Setup(world, source, num_steps, model, scratch, make_reducer, start)
 
 
-def continue_from(start: Manifest | None, config: Config, member: Member, world: World) -> int:
+def continue_from(start: Manifest | None, config: Config, member: Member, method: Method, world: World) -> int:
     """Put back what a checkpoint holds. Collective over the world.
 
     Returns:
@@ -149,10 +148,11 @@ def continue_from(start: Manifest | None, config: Config, member: Member, world:
     """
     with agreed(world.comm):
         if start is not None:
-            state = read_member(config.folder, start, world.layout.member)
+            state, of_method = read_member(config.folder, start, world.layout.member)
             if {name: tensor.shape for name, tensor in state.items()} != member.state_shapes():
                 raise CheckpointError(f"{config.folder}: its checkpoint is of another model or optimizer")
             member.load_state(state, start.step)
+            method.load_state(of_method, start.step)
     return 0 if start is None else start.step
 
 
@@ -181,8 +181,7 @@ def require_devices_that_fit(config: Config, world: World, device: torch.device)
     """Look at all ranks' devices together. Collective over the world.
 
     Raises:
-        ConfigError: some ranks have a GPU and some have none, or NCCL would meet two ranks on one GPU, or the MPI does
-            not deliver device memory though `parallel.device_buffers=on`; on all ranks.
+        ConfigError: some ranks have a GPU and some have none, or NCCL would meet two ranks on one GPU; on all ranks.
     """
     on_gpu = device.type == "cuda"
     name = str(torch.cuda.get_device_properties(device).uuid) if on_gpu else "cpu"
@@ -195,10 +194,6 @@ def require_devices_that_fit(config: Config, world: World, device: torch.device)
             )
         if on_gpu and config.parallel.reducer == "horovod" and len(set(names)) < len(names):
             raise ConfigError("parallel.reducer=horovod: several ranks share a GPU, which NCCL refuses; use mpi")
-        if on_gpu and config.parallel.device_buffers == "on":
-            require_plain_allocator(os.environ)
-    if on_gpu and config.parallel.device_buffers == "on":
-        require_device_buffers(world.comm, device)
 
 
 def require_divisible_batch(config: Config, num_replicas: int) -> None:

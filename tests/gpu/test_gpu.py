@@ -35,10 +35,10 @@ def test_exchange_staged_through_host_memory_equals_the_slow_reference(mpi_ranks
         drawer = Drawer(5, mpi_ranks, [700, 1300], layer_probabilities("constant", 0.3, 2))
         everyone = torch.randn(mpi_ranks, 2000, generator=torch.Generator().manual_seed(0)).to(dtype)
         mine = everyone[comm.rank].to(device)
-        exchange = Exchange(comm, mine, drawer.expected_picked)
+        exchange = Exchange(comm, mine, drawer.most_expected_moved, staged=True)
         for step in range(5):
             draw = drawer.draw(step)
-            exchange(make_plan(draw, comm.rank))
+            exchange(exchange.prepare(make_plan(draw, comm.rank)))
             everyone = shuffle_members(everyone, draw)
             assert torch.equal(mine.cpu(), everyone[comm.rank])
 

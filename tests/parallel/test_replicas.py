@@ -47,5 +47,5 @@ def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks, comm, kind):
     member.average_statistics()
     mean = torch.stack([statistics for number, statistics in before if number == layout.member]).mean(dim=0)
     assert torch.allclose(get_statistics(model), mean, rtol=1e-5, atol=1e-6)
-    method.close()
+    method.finish()
     reducer.close()

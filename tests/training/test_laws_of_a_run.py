@@ -14,7 +14,7 @@ import torch
 
 from tests.support import TINY, equal_weights, final_weights, mpirun, tiny_config, train
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.methods.wash import expected_moved, make_drawer
+from wash_hpc.methods.drawing import make_drawer
 from wash_hpc.models import build_model
 from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.summary import Summary, read_summary
@@ -193,7 +193,7 @@ def test_bytes_sent_over_a_run_are_within_three_standard_deviations_of_the_formu
     deviation = np.sqrt(num_steps * np.sum(p * (1 - p) * drawer.layer_sizes))
     moved, sent = read_metrics(run).values_moved[-1], read_metrics(run).bytes_sent[-1]
     assert (sent == 4 * moved).all()
-    assert np.all(np.abs(moved - num_steps * expected_moved(drawer)) < 3 * deviation)
+    assert np.all(np.abs(moved - num_steps * drawer.most_expected_moved) < 3 * deviation)
 
 
 @pytest.mark.parametrize("same_init", [True, False])

@@ -20,17 +20,22 @@ def test_the_next_step_is_made_in_the_background_and_only_once():
         return 10 * step
 
     ahead = Ahead(make)
-    assert ahead.take(2, next_step=4) == 20
+    assert ahead.take(2) == 20
+    ahead.start(4)
     assert ready.wait(timeout=10)
-    assert ahead.take(4, next_step=6) == 40
+    assert ahead.take(4) == 40
     ahead.close()
-    assert [step for step, _ in made][:2] == [2, 4]
+    assert [step for step, _ in made] == [2, 4]
     assert all(name != threading.current_thread().name for _, name in made)
 
 
 def test_a_step_that_was_not_foreseen_is_made_all_the_same():
     ahead = Ahead(lambda step: step)
-    assert [ahead.take(step, step + 1) for step in (1, 2, 7, 3)] == [1, 2, 7, 3]
+    taken = []
+    for step in (1, 2, 7, 3):
+        taken.append(ahead.take(step))
+        ahead.start(step + 1)
+    assert taken == [1, 2, 7, 3]
     ahead.close()
 
 
@@ -40,5 +45,5 @@ def test_an_error_in_the_background_is_raised_where_the_result_is_taken():
 
     ahead = Ahead(fail)
     with pytest.raises(KeyError):
-        ahead.take(1, 2)
+        ahead.take(1)
     ahead.close()

@@ -31,6 +31,7 @@ class Flat:
         num_state_rows: rows kept behind the parameters for optimizer state that moves with them.
 
     Attributes:
+        storage: [(1 + num_state_rows) P + 1]; the rows one after the other, and an element of the exchange's own.
         rows: [1 + num_state_rows, P]; row 0 are the parameters, the others start at zero.
         values: [P], row 0.
         gradients: [P], zero at first.
@@ -44,7 +45,8 @@ class Flat:
         named = trainable_parameters(model)
         size = sum(parameter.numel() for _, parameter in named)
         first = named[0][1]
-        self.rows = torch.zeros(1 + num_state_rows, size, dtype=first.dtype, device=first.device)
+        self.storage = torch.zeros((1 + num_state_rows) * size + 1, dtype=first.dtype, device=first.device)
+        self.rows = self.storage[:-1].view(1 + num_state_rows, size)
         self.gradients = torch.zeros(size, dtype=first.dtype, device=first.device)
         self.layers: list[Layer] = []
         start = 0

@@ -21,6 +21,11 @@ class Weights:
     values: Tensor
     statistics: Tensor
 
+    @property
+    def are_finite(self) -> bool:
+        """Whether all are finite. Waits for the device."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in (self.values, self.statistics))
+
 
 @dataclass(frozen=True)
 class RunningSoup:

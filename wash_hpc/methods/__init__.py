@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
@@ -12,22 +15,43 @@ if TYPE_CHECKING:
     from wash_hpc.parallel.world import World
 
 
-class Method(Protocol):
+class Method(ABC):
     """A way of coupling members.
 
     Attributes:
         values_moved: scalars that this rank has sent to other members so far.
         bytes_sent: the same as bytes of payload.
+        quarantined: members that no longer take part, because their values are not finite; equal on all ranks.
+        notes: what the user is to be told once, when the run starts.
     """
 
-    values_moved: int
-    bytes_sent: int
+    values_moved: int = 0
+    bytes_sent: int = 0
+    quarantined: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
+    @abstractmethod
     def after_step(self, step: int) -> None:
         """Do what is due after the update number `step`, from 1. Collective over `exchange_comm`."""
 
-    def close(self) -> None:
-        """End what runs in the background."""
+    def finish(self) -> None:
+        """Do what is still under way after the last step, and end what runs in the background.
+
+        Collective over `exchange_comm`; no other call may follow.
+        """
+        return
+
+    def state(self) -> dict[str, Tensor]:
+        """What a restart needs of the method besides the step and the member's own state; not copies."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor], step: int) -> None:
+        """Put back what `state` gave after update number `step`.
+
+        Raises:
+            CheckpointError: it does not fit this configuration.
+        """
+        return
 
 
 _METHODS = {"independent": "Independent", "wash": "Wash"}

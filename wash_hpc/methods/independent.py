@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat
+from wash_hpc.methods import Method
 from wash_hpc.parallel.world import World
 
 
-class Independent:
+class Independent(Method):
     """Sends nothing. Cost: 0."""
 
     def __init__(self, config: Config, flat: Flat, world: World) -> None:
-        self.values_moved = 0
-        self.bytes_sent = 0
+        """Need nothing of what every method is given."""
 
     def after_step(self, step: int) -> None:
         """See `Method.after_step`; no communication."""
-
-    def close(self) -> None:
-        """Nothing to end."""

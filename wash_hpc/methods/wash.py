@@ -1,56 +1,128 @@
 """WASH (arXiv 2405.17517, section 3): after a step, shuffle a small random share of the parameters between members.
 
 Cost: each member sends (N-1)/N sum_l p_l d_l scalars a step for N members and layers of d_l parameters; with the
-optimizer's state (WASH+Opt) twice that for SGD with momentum, three times for Adam.
+optimizer's state (WASH+Opt) twice that for SGD with momentum, three times for Adam. Where only the members of a group
+meet (`method.topology`), N is their number.
 """
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.methods.drawing import expected_moved, is_due, make_drawer
-from wash_hpc.parallel.exchange import Exchange
-from wash_hpc.parallel.world import World
+from wash_hpc.errors import HealthError
+from wash_hpc.methods import Method
+from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members
+from wash_hpc.parallel.device import choose_memory
+from wash_hpc.parallel.exchange import Exchange, Transfer
+from wash_hpc.parallel.overlap import OverlappedExchange
+from wash_hpc.parallel.world import Comm, World
 from wash_hpc.shuffle.ahead import Ahead
 from wash_hpc.shuffle.draw import Draw
-from wash_hpc.shuffle.plan import Plan, make_plan
+from wash_hpc.shuffle.plan import make_plan
+from wash_hpc.storage.checkpoint import CheckpointError
 
 _CHECK_EVERY = 1000  # exchanges between two comparisons of the ranks' draws
 
 
-class Wash:
-    """Draw, plan, exchange. Draws and plans are made one exchange ahead in the background."""
+class Wash(Method):
+    """Draw, plan, exchange. Draws and plans are made one exchange ahead, while a step computes."""
 
     def __init__(self, config: Config, flat: Flat, world: World) -> None:
-        self.values_moved = 0
-        self.bytes_sent = 0
+        """Raises: ConfigError, on all ranks, where MPI cannot do what the configuration asks."""
         self._config = config.method
         self._world = world
-        self._drawer = make_drawer(config, flat, world.layout.num_members)
-        device_buffers = config.parallel.device_buffers == "on" and flat.values.is_cuda
-        num_rows = len(flat.rows) if config.method.optimizer_state else 1
-        moved = expected_moved(self._drawer) * num_rows
-        self._exchange = Exchange(world.exchange_comm, flat.rows[:num_rows].view(-1), moved, device_buffers)
-        self._num_rows, self._row_size = num_rows, flat.values.numel()
-        self._ahead = Ahead(self._draw_and_plan)
+        self._drawer = make_drawer(config, flat, world.layout.num_members, nodes_of_members(config, world))
+        self._num_rows = len(flat.rows) if config.method.optimizer_state else 1
+        self._row_size = flat.values.numel()
+        moved = self._drawer.most_expected_moved * self._num_rows
+        memory = choose_memory(world, flat.values.device, config.parallel.device_buffers, moved)
+        self.notes = (memory.reason,) if memory.reason else ()
+        overlap = config.method.overlap and world.layout.num_members > 1
+        comm: Comm = world.exchange_comm.Dup() if overlap else world.exchange_comm
+        self._exchange = Exchange(comm, flat.storage, moved, memory.staged)
+        self._overlapped = OverlappedExchange(self._exchange) if overlap else None
+        self._ahead = Ahead(self._draw_and_prepare)
         self._num_exchanges = 0
 
     def after_step(self, step: int) -> None:
-        """See `Method.after_step`; one Alltoallv over `exchange_comm` when an exchange is due."""
+        """See `Method.after_step`; one Alltoallv over `exchange_comm` when an exchange is due.
+
+        Raises:
+            HealthError: a member has values that are not finite.
+        """
+        self._finish_overlapped(step - 1)
         if not is_due(self._config, step):
             return
-        draw, plan = self._ahead.take(step, step + self._config.every)
+        draw, transfer = self._ahead.take(step)
         if self._num_exchanges % _CHECK_EVERY == 0:
             self._world.require_same(draw.digest, f"the draw of step {step}")
         self._num_exchanges += 1
-        if len(draw.positions) > 0:  # equal on all ranks, as the draw is
-            self.bytes_sent += self._exchange(plan)
-            self.values_moved += plan.num_moved
+        if len(draw.positions) > 0 and transfer.peers:  # equal on all ranks of a group, as the draw is
+            self.values_moved += transfer.num_moved
+            self.bytes_sent += transfer.num_moved * self._exchange.dtype.itemsize
+            if self._overlapped is not None:
+                self._overlapped.start(transfer)
+            else:
+                self._look_after(self._exchange(transfer), step)
+        if is_due(self._config, step + self._config.every):
+            self._ahead.start(step + self._config.every)  # last: it would compete with the exchange for cores
 
-    def close(self) -> None:
-        """End the background thread."""
+    def finish(self) -> None:
+        """See `Method.finish`; applies the last overlapped exchange."""
         self._ahead.close()
+        if self._overlapped is not None:
+            self._finish_overlapped(None)
+            self._overlapped.close()
 
-    def _draw_and_plan(self, step: int) -> tuple[Draw, Plan]:
-        draw = self._drawer.draw(step)
-        return draw, make_plan(draw, self._world.layout.member, self._num_rows, self._row_size)
+    def state(self) -> dict[str, Tensor]:
+        """See `Method.state`: the exchange under way, and who is quarantined."""
+        pending = self._overlapped.state() if self._overlapped is not None else {}
+        if self.quarantined:
+            pending["quarantined"] = torch.tensor(self.quarantined)
+        return pending
+
+    def load_state(self, state: dict[str, Tensor], step: int) -> None:
+        """See `Method.load_state`."""
+        if "quarantined" in state:
+            self.quarantined = tuple(state["quarantined"].tolist())
+        if "received" not in state:
+            return
+        if self._overlapped is None:
+            raise CheckpointError(
+                "method.overlap=false: the checkpoint was written in mid-exchange; continue with true"
+            )
+        _, transfer = self._draw_and_prepare(step)
+        if len(state["received"]) != transfer.length:
+            raise CheckpointError(
+                "method: the exchange under way in the checkpoint is of another p, schedule or topology"
+            )
+        self._overlapped.load_state(transfer, state)
+
+    def _finish_overlapped(self, step: int | None) -> None:
+        if self._overlapped is not None and self._overlapped.is_pending:
+            self._look_after(self._overlapped.finish(), step)
+
+    def _look_after(self, sick: list[int], step: int | None) -> None:
+        """Go on without the sick members, or stop, on all ranks that exchanged with them."""
+        if not sick:
+            return
+        if self._config.quarantine and len(self.quarantined) + len(sick) < self._world.layout.num_members:
+            self.quarantined = tuple(sorted({*self.quarantined, *sick}))
+            self._ahead.forget()  # it was drawn with them
+            return
+        named = f"member{'s' * (len(sick) > 1)} {', '.join(map(str, sick))}"
+        when = "the last step" if step is None else f"step {step}"
+        error = HealthError(
+            f"{when}: {named} sent values that are not finite; nobody has taken them over. Try a lower optimizer.lr, "
+            "continue from a checkpoint, or go on without such members: method.quarantine=true"
+        )
+        error.agreed = self._config.topology == "global"  # elsewhere only the members of the group know
+        raise error
+
+    def _draw_and_prepare(self, step: int) -> tuple[Draw, Transfer]:
+        draw = self._drawer.draw(step, self.quarantined)
+        plan = make_plan(draw, self._world.layout.member, self._num_rows, self._row_size)
+        return draw, self._exchange.prepare(plan)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 
-import numpy as np
 import torch
 from mpi4py import MPI
 
 from wash_hpc.errors import MissingDependencyError
-from wash_hpc.parallel.exchange import Exchange
+from wash_hpc.parallel import device
 from wash_hpc.parallel.reducer import Scope, reducer_class
 from wash_hpc.parallel.world import Comm, World
-from wash_hpc.seeds import Stream, generator
-from wash_hpc.shuffle.draw import Drawer
-from wash_hpc.shuffle.plan import make_plan
-from wash_hpc.shuffle.reference import shuffle_members
 from wash_hpc.slurm import current_job
-
-_SIZE = 10_000
 
 
 def try_mpi(comm: Comm) -> str:
@@ -45,13 +37,9 @@ def ask_for_device_buffers() -> str:
 
     Only a trial shows the truth, and where it fails MPI ends the process; so the trial is `parallel.device_buffers=on`.
     """
-    try:
-        takes = bool(ctypes.CDLL(MPI.__file__).MPIX_Query_cuda_support())
-    except AttributeError:  # an extension that not every MPI has
-        return "this MPI does not say whether it takes GPU memory; parallel.device_buffers=on tries it"
-    if takes:
-        return "this MPI says that it takes GPU memory; parallel.device_buffers=on tries it"
-    return "this MPI takes host memory only; exchanges on a GPU go through pinned host memory"
+    if device.says_cuda_aware():
+        return "this MPI says that it takes GPU memory; parallel.device_buffers=auto tries and times it"
+    return "this MPI does not say that it takes GPU memory; parallel.device_buffers=on tries it anyhow"
 
 
 def try_exchange(comm: Comm) -> str:
@@ -60,14 +48,10 @@ def try_exchange(comm: Comm) -> str:
     Raises:
         RuntimeError: values that came back are wrong.
     """
-    drawer = Drawer(0, comm.size, [_SIZE], np.array([0.05]))
-    everyone = torch.from_numpy(generator(0, Stream.SYNTHETIC, 0).standard_normal((comm.size, _SIZE)))
-    mine = everyone[comm.rank].clone()
-    draw = drawer.draw(1)
-    sent = Exchange(comm, mine, drawer.expected_picked)(make_plan(draw, comm.rank))
-    if not torch.equal(mine, shuffle_members(everyone, draw)[comm.rank]):
+    if not device.try_exchange(comm, torch.device("cpu"), staged=False):
         raise RuntimeError("values that came back from Alltoallv are not those of the reference")
-    return f"a shuffle between {_count(comm.size, 'rank')} is exact; this rank sent {sent} bytes"
+    seconds = device.measure_exchange(comm, torch.device("cpu"), staged=False, expected_moved=100_000)
+    return f"a shuffle between {_count(comm.size, 'rank')} is exact; one of 400 kB takes {seconds * 1e3:.2f} ms"
 
 
 def try_horovod(comm: Comm) -> str:

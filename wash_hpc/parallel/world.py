@@ -33,6 +33,7 @@ class World:
         member_comm: the R ranks of this rank's member; rank in it = replica.
         exchange_comm: this rank's replica of all M members; rank in it = member.
         layout: this rank's place.
+        host: this rank's host, as the lowest rank on it.
         local_rank: this rank's number among the ranks of its host.
         num_cores: cores that this rank may count on: those it may run on, divided by the ranks that share them.
     """
@@ -41,6 +42,7 @@ class World:
     member_comm: Comm
     exchange_comm: Comm
     layout: Layout
+    host: int
     local_rank: int
     num_cores: int
 
@@ -63,6 +65,7 @@ class World:
             member_comm=cast(Comm, comm.Split(layout.member, layout.replica)),
             exchange_comm=cast(Comm, comm.Split(layout.replica, layout.member)),
             layout=layout,
+            host=local.bcast(comm.rank),
             local_rank=local.rank,
             num_cores=max(1, len(cores) // local.allgather(cores).count(cores)),
         )

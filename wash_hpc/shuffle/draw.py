@@ -7,8 +7,11 @@ from one picked position to the next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import permutations
+from math import factorial
 from typing import Literal
 from zlib import crc32
 
@@ -16,8 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wash_hpc.seeds import Stream, generator
+from wash_hpc.shuffle.topology import Members, Topology
 
 Permutation = Literal["uniform", "cyclic"]
+
+
+_TABLE_UP_TO = 8  # members of a group whose 8! = 40,320 permutations fit into a table and a processor's cache
 
 
 @dataclass(frozen=True)
@@ -28,10 +35,12 @@ class Draw:
         positions: [K] int64, strictly increasing, places in the flat parameter vector.
         source: [M, K] uint16; member m takes the value that member `source[m, k]` has at `positions[k]`.
             Every column is a permutation of the members.
+        groups: who may take whose values: members, ascending; a member of no group keeps its own.
     """
 
     positions: NDArray[np.int64]
     source: NDArray[np.uint16]
+    groups: list[Members]
 
     @property
     def digest(self) -> int:
@@ -49,23 +58,23 @@ class Drawer:
 
     Args:
         seed: the run's seed.
-        num_members: M >= 1.
+        topology: the members, and which of them meet at a step; a number M stands for all of M members, always.
         layer_sizes: [L] number of parameters of each layer, in storage order.
         probabilities: [L] probability of each layer, in [0, 1].
-        permutation: `uniform` over all M! permutations, or `cyclic`: a rotation by 1 to M - 1, so that every picked
-            value moves.
+        permutation: `uniform` over all permutations of a group, or `cyclic`: a rotation of the group by at least one
+            place, so that every picked value moves.
     """
 
     def __init__(
         self,
         seed: int,
-        num_members: int,
+        topology: Topology | int,
         layer_sizes: Sequence[int],
         probabilities: NDArray[np.float64],
         permutation: Permutation = "uniform",
     ) -> None:
         self.seed = seed
-        self.num_members = num_members
+        self.topology = Topology(topology) if isinstance(topology, int) else topology
         self.permutation: Permutation = permutation
         self.layer_sizes = np.asarray(layer_sizes, dtype=np.int64)
         self.layer_starts = np.cumsum(self.layer_sizes) - self.layer_sizes
@@ -79,41 +88,86 @@ class Drawer:
         self.certain_positions = np.concatenate([*whole, np.empty(0, dtype=np.int64)])
 
     @property
+    def num_members(self) -> int:
+        """M."""
+        return self.topology.num_members
+
+    @property
     def expected_picked(self) -> float:
         """Mean number of positions picked in a step: sum over layers of p_l d_l."""
         return float(self.probabilities @ self.layer_sizes)
 
-    def draw(self, step: int) -> Draw:
-        """The draw of a step, a function of (seed, step) alone."""
+    @property
+    def most_expected_moved(self) -> float:
+        """Mean number of values that a member sends in a step, of the step and the member that send most."""
+        steps = range(0, self.topology.period * self.topology.every, self.topology.every)
+        shares = [self.topology.moved_share(step, self.permutation == "cyclic").max() for step in steps]
+        return self.expected_picked * float(max(shares))
+
+    def draw(self, step: int, absent: Collection[int] = ()) -> Draw:
+        """The draw of a step, a function of (seed, step) alone as long as all members take part.
+
+        Args:
+            step: number of the update, from 1.
+            absent: members that take no part; equal on all ranks.
+        """
         positions = self._pick(generator(self.seed, Stream.SHUFFLE, step, 0))
-        return Draw(positions, self._permute(len(positions), generator(self.seed, Stream.SHUFFLE, step, 1)))
+        groups = self.topology.groups(step, absent)
+        return Draw(
+            positions, self._permute(len(positions), groups, generator(self.seed, Stream.SHUFFLE, step, 1)), groups
+        )
 
     def _pick(self, random: np.random.Generator) -> NDArray[np.int64]:
         points = _poisson_points(random, self.layer_ends[-1])
         counts = np.diff(np.searchsorted(points, self.layer_ends), prepend=0)
-        layer = np.repeat(np.arange(len(counts)), counts)
         begins = self.layer_ends - self.intensities * self.layer_sizes
-        within = ((points - begins[layer]) / self.intensities[layer]).astype(np.int64)
-        np.clip(within, 0, self.layer_sizes[layer] - 1, out=within)  # a point on a layer's edge may round past it
-        positions = self.layer_starts[layer] + within
+        points -= np.repeat(begins, counts)
+        points /= np.repeat(self.intensities, counts)
+        positions = points.astype(np.int64)
+        # A point on a layer's edge may round past it.
+        np.clip(positions, 0, np.repeat(self.layer_sizes - 1, counts), out=positions)
+        positions += np.repeat(self.layer_starts, counts)
         positions = positions[np.diff(positions, prepend=-1) != 0]  # hit twice is picked once
         if len(self.certain_positions):
             positions = np.sort(np.concatenate([positions, self.certain_positions]))
         return positions
 
-    def _permute(self, num_picked: int, random: np.random.Generator) -> NDArray[np.uint16]:
-        members = np.arange(self.num_members, dtype=np.uint16)[:, None]
+    def _permute(self, num_picked: int, groups: list[Members], random: np.random.Generator) -> NDArray[np.uint16]:
+        source = np.empty((self.num_members, num_picked), dtype=np.uint16)
+        if sum(map(len, groups)) < self.num_members:
+            source[:] = np.arange(self.num_members, dtype=np.uint16)[:, None]
+        for group in groups:
+            source[group] = self._permute_group(group.astype(np.uint16), num_picked, random)
+        return source
+
+    def _permute_group(
+        self, group: NDArray[np.uint16], num_picked: int, random: np.random.Generator
+    ) -> NDArray[np.uint16]:
+        """[g, K] for each member of the group, whose value it takes; every column a permutation of the group."""
+        size = len(group)
+        table: NDArray[np.uint16]
         if self.permutation == "cyclic":
-            shift = random.integers(1, max(self.num_members, 2), size=num_picked, dtype=np.uint16)
-            return (members + shift) % np.uint16(self.num_members)
-        source = np.repeat(members, num_picked, axis=1)
+            shift = random.integers(1, size, size=num_picked, dtype=np.uint16)
+            table = group[(np.arange(size)[:, None] + np.arange(size)) % size]
+            return table.take(shift, axis=1)
+        if size <= _TABLE_UP_TO:
+            which = random.integers(factorial(size), size=num_picked, dtype=np.uint32)
+            table = group[_permutations(size)]
+            return table.take(which, axis=1)
+        source = np.repeat(group[:, None], num_picked, axis=1)
         column = np.arange(num_picked)
-        for last in range(self.num_members - 1, 0, -1):  # Fisher-Yates, all columns at once
+        for last in range(size - 1, 0, -1):  # Fisher-Yates, all columns at once
             other = random.integers(last + 1, size=num_picked, dtype=np.uint16)
             taken = source[other, column]
             source[other, column] = source[last]
             source[last] = taken
         return source
+
+
+@cache
+def _permutations(size: int) -> NDArray[np.int64]:
+    """[g, g!] all permutations of g places as columns, in lexicographic order."""
+    return np.ascontiguousarray(np.array(list(permutations(range(size)))).T)
 
 
 def _poisson_points(random: np.random.Generator, end: float) -> NDArray[np.float64]:

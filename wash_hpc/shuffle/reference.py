@@ -5,19 +5,22 @@ Everything fast in this project has to agree with this file bit for bit. It is f
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import permutations
+
 import numpy as np
 from torch import Tensor
 
 from wash_hpc.seeds import Stream, generator
-from wash_hpc.shuffle.draw import Draw, Drawer
+from wash_hpc.shuffle.draw import Draw, Drawer, Permutation
 from wash_hpc.shuffle.plan import Plan
 
 
-def draw_slowly(drawer: Drawer, step: int) -> Draw:
+def draw_slowly(drawer: Drawer, step: int, absent: Collection[int] = ()) -> Draw:
     """The draw of a step, walking over every parameter of every layer.
 
     Walks the clock of the Poisson process parameter by parameter and picks those in whose interval a point falls; then
-    shuffles a list of members for each picked position (Fisher and Yates).
+    takes a permutation of each group for each picked position.
     """
     random = generator(drawer.seed, Stream.SHUFFLE, step, 0)
     point = float(random.standard_exponential())
@@ -31,7 +34,15 @@ def draw_slowly(drawer: Drawer, step: int) -> Draw:
                 point += float(random.standard_exponential())
             if hit:
                 positions.append(int(drawer.layer_starts[layer]) + within)
-    return Draw(np.array(positions, dtype=np.int64), _permute_slowly(drawer, step, len(positions)))
+    groups = drawer.topology.groups(step, absent)
+    random = generator(drawer.seed, Stream.SHUFFLE, step, 1)
+    source = np.array([[member] * len(positions) for member in range(drawer.num_members)], dtype=np.uint16)
+    for group in groups:
+        columns = _permutations_slowly(len(group), len(positions), drawer.permutation, random)
+        for k, column in enumerate(columns):
+            for place, other in enumerate(column):
+                source[group[place], k] = group[other]
+    return Draw(np.array(positions, dtype=np.int64), source, groups)
 
 
 def _parameter_of(point: float, begin: float, drawer: Drawer, layer: int) -> int:
@@ -41,18 +52,19 @@ def _parameter_of(point: float, begin: float, drawer: Drawer, layer: int) -> int
     return min(int((point - begin) / drawer.intensities[layer]), int(drawer.layer_sizes[layer]) - 1)
 
 
-def _permute_slowly(drawer: Drawer, step: int, num_picked: int) -> np.ndarray:
-    random = generator(drawer.seed, Stream.SHUFFLE, step, 1)
-    num_members = drawer.num_members
-    if drawer.permutation == "cyclic":
-        shifts = random.integers(1, max(num_members, 2), size=num_picked, dtype=np.uint16)
-        rotated = [[(member + int(shift)) % num_members for shift in shifts] for member in range(num_members)]
-        return np.array(rotated, dtype=np.uint16).reshape(num_members, num_picked)
-    columns = [list(range(num_members)) for _ in range(num_picked)]
-    for last in range(num_members - 1, 0, -1):
-        for column, other in zip(columns, random.integers(last + 1, size=num_picked, dtype=np.uint16), strict=True):
+def _permutations_slowly(size: int, num: int, kind: Permutation, random: np.random.Generator) -> list[list[int]]:
+    """So many permutations of `size` places: rotations, entries of the list of all, or by Fisher and Yates."""
+    if kind == "cyclic":
+        shifts = random.integers(1, size, size=num, dtype=np.uint16)
+        return [[(place + int(shift)) % size for place in range(size)] for shift in shifts]
+    if size <= 8:
+        everything = list(permutations(range(size)))
+        return [list(everything[which]) for which in random.integers(len(everything), size=num, dtype=np.uint32)]
+    columns = [list(range(size)) for _ in range(num)]
+    for last in range(size - 1, 0, -1):
+        for column, other in zip(columns, random.integers(last + 1, size=num, dtype=np.uint16), strict=True):
             column[last], column[other] = column[other], column[last]
-    return np.array(columns, dtype=np.uint16).reshape(num_picked, num_members).T
+    return columns
 
 
 def shuffle_members(values: Tensor, draw: Draw) -> Tensor:
@@ -89,4 +101,5 @@ def plan_slowly(draw: Draw, member: int) -> Plan:
         recv_positions=np.array([p for part in received for p in part], dtype=np.int64),
         send_counts=np.array([len(part) for part in sent], dtype=np.int64),
         recv_counts=np.array([len(part) for part in received], dtype=np.int64),
+        peers=[other for group in draw.groups if member in group for other in group.tolist() if other != member],
     )

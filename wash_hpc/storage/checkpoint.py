@@ -19,6 +19,8 @@ from torch import Tensor
 from wash_hpc.errors import RunFolderError
 from wash_hpc.storage.files import make_folder, write_atomically
 
+_OF_METHOD = "method."  # in front of the names of a method's tensors in a member's file
+
 
 class CheckpointError(RunFolderError):
     """A checkpoint that cannot be written, read, or continued from."""
@@ -77,8 +79,15 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:08d}"
 
 
-def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor]) -> str:
+def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor], of_method: dict[str, Tensor]) -> str:
     """Write one member's part; called by one rank of each member.
+
+    Args:
+        folder: the run's.
+        step: updates done.
+        member: which.
+        state: of the member.
+        of_method: of the method on this rank.
 
     Returns:
         The SHA-256 of the file, for the manifest.
@@ -86,6 +95,7 @@ def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor])
     Raises:
         RunFolderError: it cannot be written.
     """
+    state = {**state, **{f"{_OF_METHOD}{name}": tensor for name, tensor in of_method.items()}}
     content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
     target = checkpoint_folder(folder, step)
     make_folder(target)
@@ -122,8 +132,8 @@ def last_manifest(folder: Path) -> Manifest | None:
         raise CheckpointError(f"{file}: not readable as a manifest: {error}") from error
 
 
-def read_member(folder: Path, manifest: Manifest, member: int) -> dict[str, Tensor]:
-    """One member's part of a checkpoint, its checksum verified.
+def read_member(folder: Path, manifest: Manifest, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One member's part of a checkpoint, its checksum verified: the member's own state, and the method's.
 
     Raises:
         CheckpointError: absent, or not the file that was written.
@@ -133,9 +143,11 @@ def read_member(folder: Path, manifest: Manifest, member: int) -> dict[str, Tens
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest.checksums.get(file.name):
             raise CheckpointError(f"{file}: its checksum is not that of the manifest; the file has changed")
-        return load(content)
+        state = load(content)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    of_method = {name: state.pop(name) for name in list(state) if name.startswith(_OF_METHOD)}
+    return state, {name.removeprefix(_OF_METHOD): tensor for name, tensor in of_method.items()}
 
 
 def _member_name(member: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +39,7 @@ class Summary:
         bytes_sent_per_member: payload sent by one member to others over the whole run, mean over members.
         wall_seconds: of the whole run, evaluations included, over all starts.
         images_per_second_per_member: training images.
+        left_out_members: those whose weights are not finite, or became so during the run; in no mean, ensemble or soup.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Summary:
     bytes_sent_per_member: int
     wall_seconds: float
     images_per_second_per_member: float | None
+    left_out_members: list[int] = field(default_factory=list)
 
 
 # The annotations are strings here, and this is the whole of their vocabulary.
@@ -68,6 +70,7 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     "int": ("a whole number", (int,)),
     "float": ("a number", (int, float)),
     "float | None": ("a number or null", (int, float, type(None))),
+    "list[int]": ("a list", (list,)),
 }
 
 
@@ -116,15 +119,16 @@ def _checked(file: Path, content: Any) -> Summary:
     """The summary in a JSON value; keys that are not a summary's are ignored."""
     if not isinstance(content, dict):
         raise RunFolderError(f"{file}: expected one JSON object")
-    missing = [field.name for field in fields(Summary) if field.name not in content]
+    content = {"left_out_members": [], **content}  # absent from what early versions wrote
+    missing = [key.name for key in fields(Summary) if key.name not in content]
     if missing:
         raise RunFolderError(f"{file}: lacks {', '.join(missing)}")
-    for field in fields(Summary):
-        expected, types = _KINDS[field.type]
-        value = content[field.name]
+    for key in fields(Summary):
+        expected, types = _KINDS[key.type]
+        value = content[key.name]
         if not isinstance(value, types) or isinstance(value, bool):
-            raise RunFolderError(f"{file}: {field.name}={json.dumps(value)}: expected {expected}")
-    return Summary(**{field.name: content[field.name] for field in fields(Summary)})
+            raise RunFolderError(f"{file}: {key.name}={json.dumps(value)}: expected {expected}")
+    return Summary(**{key.name: content[key.name] for key in fields(Summary)})
 
 
 def _strict(value: Any) -> Any:
