@@ -107,9 +107,8 @@ def test_doctor_tries_every_part_for_real(num_ranks):
 BROKEN = """
 import sys
 sys.modules["nvidia.dali"] = None  # not installed
-import wash_hpc.shuffle.reference as reference
-import wash_hpc.parallel.selftest as selftest
-selftest.shuffle_members = lambda values, draw: values + 1  # an MPI that delivers wrong values
+import wash_hpc.parallel.device as device
+device.shuffle_members = lambda values, draw: values + 1  # an MPI that delivers wrong values
 from wash_hpc.__main__ import main
 raise SystemExit(main(["doctor"]))
 """
