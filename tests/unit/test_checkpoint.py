@@ -18,10 +18,13 @@ from wash_hpc.storage.checkpoint import (
 )
 
 STATE = {"rows": torch.arange(6.0).view(2, 3), "buffers.n": torch.tensor(7)}
+OF_METHOD = {"received": torch.arange(3)}
 
 
 def write(folder: Path, step: int, keep: int = 2) -> None:
-    checksums = {f"member-{member:04d}.safetensors": write_member(folder, step, member, STATE) for member in range(2)}
+    checksums = {
+        f"member-{member:04d}.safetensors": write_member(folder, step, member, STATE, OF_METHOD) for member in range(2)
+    }
     write_manifest(folder, Manifest(step, 2, 3, 0, "sgd", [1, 2], [4, 8], 1.5, checksums), keep)
 
 
@@ -30,15 +33,15 @@ def test_what_is_written_is_read_back(tmp_path):
     manifest = last_manifest(tmp_path)
     assert manifest is not None
     assert (manifest.step, manifest.values_moved, manifest.bytes_sent) == (10, [1, 2], [4, 8])
-    state = read_member(tmp_path, manifest, 1)
-    assert state.keys() == STATE.keys()
-    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+    for written, read in zip((STATE, OF_METHOD), read_member(tmp_path, manifest, 1), strict=True):
+        assert read.keys() == written.keys()
+        assert all(torch.equal(read[name], written[name]) for name in written)
 
 
 def test_a_checkpoint_without_its_manifest_does_not_exist(tmp_path):
     assert last_manifest(tmp_path) is None
     write(tmp_path, 10)
-    write_member(tmp_path, 20, 0, STATE)  # killed before the manifest
+    write_member(tmp_path, 20, 0, STATE, {})  # killed before the manifest
     manifest = last_manifest(tmp_path)
     assert manifest is not None
     assert manifest.step == 10
