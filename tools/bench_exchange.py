@@ -100,12 +100,12 @@ def measure_draw(arguments: argparse.Namespace) -> Figures:
     torch.set_num_threads(1)
     flat = make_flat(arguments, "cpu")
     drawer = make_drawer(make_config(arguments), flat, arguments.members)
-    ours = [seconds_of(lambda step=step: make_plan(drawer.draw(step), 1)) for step in range(arguments.rounds)]
+    ours = seconds_of_draws(drawer, arguments.rounds)
     dense = [seconds_of(lambda step=step: make_plan(draw_densely(drawer, step), 1)) for step in range(arguments.rounds)]
     by_size = {}
     for size in (10**6, 10**7, 10**8):  # the same number picked among more and more parameters
         sparse = Drawer(0, arguments.members, [size], np.array([10_000 / size]))
-        by_size[size] = median(seconds_of(lambda step=step: make_plan(sparse.draw(step), 1)) for step in range(20))
+        by_size[size] = median(seconds_of_draws(sparse, 20))
     tracemalloc.start()
     make_plan(drawer.draw(0), 1)
     peak = tracemalloc.get_traced_memory()[1]
@@ -125,6 +125,11 @@ def measure_draw(arguments: argparse.Namespace) -> Figures:
         "draw_and_plan_peak_bytes": peak,
         "seconds_to_pick_10000_by_parameters": by_size,
     }
+
+
+def seconds_of_draws(drawer: Drawer, num_draws: int) -> list[float]:
+    """Seconds of each of so many draws with their plans, ours."""
+    return [seconds_of(lambda step=step: make_plan(drawer.draw(step), 1)) for step in range(num_draws)]
 
 
 def draw_densely(drawer: Drawer, step: int) -> Draw:
