@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -139,6 +140,8 @@ def test_consensus_distance_is_the_root_mean_square_distance_to_the_mean():
     def mean_over_members(tensor: torch.Tensor) -> torch.Tensor:
         """What three ranks would get: the mean of the vectors, then the mean of their squared distances."""
         asked.append(tensor.numel())
+        if tensor.numel() == 1:  # the share of members that are finite
+            return tensor
         if tensor.numel() == 78:
             return members.mean(dim=0)
         squares = (members - members.mean(dim=0)).square()
@@ -147,7 +150,27 @@ def test_consensus_distance_is_the_root_mean_square_distance_to_the_mean():
     per_layer = consensus_distance_per_layer(members[0], layers, mean_over_members)
     expected = (members - members.mean(dim=0)).square().sum(dim=1).mean().sqrt()
     assert torch.allclose(per_layer.square().sum().sqrt(), expected)
-    assert asked == [78, 2]
+    assert asked == [1, 78, 2]
+
+
+def test_consensus_distance_leaves_out_members_that_are_not_finite():
+    members = torch.randn(3, 6, dtype=torch.float64)
+    members[1, 4] = math.nan
+    # What the reductions of three members give: the mean of finite flags, of the finite members, of their squares.
+    healthy = members[[0, 2]]
+    consensus = healthy.mean(dim=0)
+    means = [
+        torch.tensor([2 / 3], dtype=torch.float64),
+        healthy.sum(dim=0) / 3,
+        (healthy - consensus).square().sum().reshape(1) / 3,
+    ]
+    for member in members:
+        given = iter(means)
+        distance = consensus_distance_per_layer(
+            member, [Layer("all", 0, 6)], lambda _, given=given: next(given).clone()
+        )
+        expected = (healthy - consensus).square().sum(dim=1).mean().sqrt()
+        assert torch.allclose(distance, expected)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ KEYS = [
     "bytes_sent_per_member",
     "wall_seconds",
     "images_per_second_per_member",
+    "left_out_members",
 ]
 
 
