@@ -118,7 +118,7 @@ def abort_on_uncaught_error(who: str, rank: int) -> None:
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        time.sleep(min(rank, 8) * 0.5)
+        _let_lower_ranks_speak_first(rank)
         text = "".join(traceback.format_exception(kind, error, trace))
         sys.stderr.write(f"wash_hpc: {who} failed; stopping all ranks\n{text}")
         sys.stderr.flush()
@@ -165,16 +165,24 @@ def on_root(comm: Comm, make: Callable[[], T]) -> T:
 def end_for(error: WashError) -> NoReturn:
     """Say a user's mistake and end this process with status 2.
 
-    A mistake on which all ranks agree is said once, by the root. One that a single rank met alone, such as a disk that
-    is full for the root, ends the whole job: the others would wait for ever.
+    A mistake on which all ranks agree is said once, by the root. One that some ranks met and others do not know of, such
+    as a disk that is full for the root, is said by the lowest of them, which ends the whole job: the others would wait
+    for ever.
     """
     comm = MPI.COMM_WORLD
+    if not error.agreed:
+        _let_lower_ranks_speak_first(comm.rank)
     if comm.rank == 0 or not error.agreed:
         sys.stderr.write(f"wash_hpc: error: {error}\n")
         sys.stderr.flush()
     if not error.agreed and comm.size > 1:
         comm.Abort(2)
     sys.exit(2)
+
+
+def _let_lower_ranks_speak_first(rank: int) -> None:
+    """Wait a little longer the higher the rank: the first to abort ends the rest, so an error is printed once."""
+    time.sleep(min(rank, 8) * 0.5)
 
 
 def _agreed(error: WashError) -> WashError:
