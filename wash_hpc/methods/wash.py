@@ -60,7 +60,8 @@ class Wash(Method):
         if self._num_exchanges % _CHECK_EVERY == 0:
             self._world.require_same(draw.digest, f"the draw of step {step}")
         self._num_exchanges += 1
-        if len(draw.positions) > 0 and transfer.peers:  # equal on all ranks of a group, as the draw is
+        # Equal on all ranks, as the draw is: a member that rests in this exchange sends nothing, but has to be there.
+        if len(draw.positions) > 0 and draw.groups:
             self.values_moved += transfer.num_moved
             self.bytes_sent += transfer.num_moved * self._exchange.dtype.itemsize
             if self._overlapped is not None:
