@@ -17,8 +17,8 @@ from wash_hpc.methods import Method
 from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members
 from wash_hpc.parallel.device import choose_memory
 from wash_hpc.parallel.exchange import Exchange, Transfer
-from wash_hpc.parallel.overlap import OverlappedExchange
-from wash_hpc.parallel.world import Comm, World
+from wash_hpc.parallel.overlap import OverlappedExchange, require_thread_support
+from wash_hpc.parallel.world import Comm, World, agreed
 from wash_hpc.shuffle.ahead import Ahead
 from wash_hpc.shuffle.draw import Draw
 from wash_hpc.shuffle.plan import make_plan
@@ -41,6 +41,9 @@ class Wash(Method):
         memory = choose_memory(world, flat.values.device, config.parallel.device_buffers, moved)
         self.notes = (memory.reason,) if memory.reason else ()
         overlap = config.method.overlap and world.layout.num_members > 1
+        if overlap:
+            with agreed(world.comm):
+                require_thread_support()
         comm: Comm = world.exchange_comm.Dup() if overlap else world.exchange_comm
         self._exchange = Exchange(comm, flat.storage, moved, memory.staged)
         self._overlapped = OverlappedExchange(self._exchange) if overlap else None
