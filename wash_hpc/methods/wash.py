@@ -123,7 +123,8 @@ class Wash(Method):
             f"{when}: {named} sent values that are not finite; nobody has taken them over. Try a lower optimizer.lr, "
             "continue from a checkpoint, or go on without such members: method.quarantine=true"
         )
-        error.agreed = self._config.topology == "global"  # elsewhere only the members of the group know
+        # Elsewhere only the members of its group know, and a fault of the hardware may strike one replica alone.
+        error.agreed = self._config.topology == "global" and self._world.layout.num_replicas == 1
         raise error
 
     def _draw_and_prepare(self, step: int) -> tuple[Draw, Transfer]:
