@@ -14,7 +14,7 @@ from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import HealthError
 from wash_hpc.methods import Method
-from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members
+from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members, warn_of_no_effect
 from wash_hpc.parallel.device import choose_memory
 from wash_hpc.parallel.exchange import Exchange, Transfer
 from wash_hpc.parallel.overlap import OverlappedExchange, require_thread_support
@@ -49,6 +49,11 @@ class Wash(Method):
         self._overlapped = OverlappedExchange(self._exchange) if overlap else None
         self._ahead = Ahead(self._draw_and_prepare)
         self._num_exchanges = 0
+
+    def warn(self, num_steps: int) -> list[str]:
+        """See `Method.warn`: a configuration by which next to nothing is shuffled."""
+        warning = warn_of_no_effect(self._config, self._drawer, num_steps)
+        return [warning] if warning else []
 
     def after_step(self, step: int) -> None:
         """See `Method.after_step`; one Alltoallv over `exchange_comm` when an exchange is due.

@@ -9,11 +9,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import TracebackType
 from typing import NoReturn, TypeVar, cast
+from zlib import crc32
 
 from mpi4py import MPI
 
@@ -90,6 +92,29 @@ class World:
                 WorldError(f"{what} differs between ranks: rank {ranks} has {values[different[0]]!r}, not {usual!r}")
             )
 
+    def require_same_items(self, items: Sequence[str], what: str) -> None:
+        """Check that a list is equal on all ranks; only where it is not, more than a checksum is sent.
+
+        Collective over `comm`.
+
+        Raises:
+            WorldError: on all ranks, naming those that differ from the majority, and the first item that does.
+        """
+        digests = self.comm.allgather(crc32(repr(items).encode()))
+        if len(set(digests)) == 1:
+            return
+        usual = max(digests, key=digests.count)
+        different = [rank for rank, digest in enumerate(digests) if digest != usual]
+        everyone = self.comm.allgather(list(items))
+        other, expected = everyone[different[0]], everyone[digests.index(usual)]
+        first, second = next(pair for pair in zip_longest(other, expected, fillvalue="nothing") if pair[0] != pair[1])
+        raise _agreed(
+            WorldError(
+                f"{what} differ between ranks: rank {', '.join(map(str, different))} not like the others; "
+                f"rank {different[0]} has {first} where they have {second}"
+            )
+        )
+
     def barrier(self) -> None:
         """Wait for every rank. Collective over `comm`."""
         self.comm.Barrier()
@@ -165,9 +190,9 @@ def on_root(comm: Comm, make: Callable[[], T]) -> T:
 def end_for(error: WashError) -> NoReturn:
     """Say a user's mistake and end this process with status 2.
 
-    A mistake on which all ranks agree is said once, by the root. One that some ranks met and others do not know of, such
-    as a disk that is full for the root, is said by the lowest of them, which ends the whole job: the others would wait
-    for ever.
+    A mistake on which all ranks agree is said once, by the root. One that some ranks met and others do not know of,
+    such as a disk that is full for the root, is said by the lowest of them, which ends the whole job: the others would
+    wait for ever.
     """
     comm = MPI.COMM_WORLD
     if not error.agreed:
