@@ -7,6 +7,8 @@ meet (`method.topology`), N is their number.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -134,5 +136,9 @@ class Wash(Method):
 
     def _draw_and_prepare(self, step: int) -> tuple[Draw, Transfer]:
         draw = self._drawer.draw(step, self.quarantined)
-        plan = make_plan(draw, self._world.layout.member, self._num_rows, self._row_size)
+        layout = self._world.layout
+        plan = make_plan(draw, layout.member, self._num_rows, self._row_size)
+        if self.quarantined:  # those in quarantine hear who else is sick, so that all go on drawing the same
+            others = [member for member in range(layout.num_members) if member != layout.member]
+            plan = replace(plan, peers=others)
         return draw, self._exchange.prepare(plan)
