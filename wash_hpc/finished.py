@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, as_json: 
         "name": folder.name,
         "split": split,
         "num_images": evaluation.num_images,
-        "member_accuracy": evaluation.member_accuracy,
+        "member_accuracy": [None if math.isnan(accuracy) else accuracy for accuracy in evaluation.member_accuracy],
         "ensemble_accuracy": evaluation.ensemble_accuracy,
         "soup_accuracy": evaluation.soup_accuracy,
         "soup_accuracy_raw": evaluation.soup_accuracy_raw,
@@ -139,7 +140,8 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
         weights, accuracy, members = greedy.weights, greedy.accuracy, greedy.members
     else:
         evaluation = run.evaluator.evaluate(run.fetch)
-        weights, accuracy, members = evaluation.soup, evaluation.soup_accuracy, list(range(run.num_members))
+        weights, accuracy = evaluation.soup, evaluation.soup_accuracy
+        members = [member for member in range(run.num_members) if member not in evaluation.left_out]
     file = output or soup_file(folder, kind)
     run.reducer.close()
     if not run.world.is_root:
@@ -150,8 +152,18 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
 
 
 def _in_lines(heading: str, evaluation: Evaluation) -> str:
-    rows = [(f"member {member}", accuracy, "") for member, accuracy in enumerate(evaluation.member_accuracy)]
+    rows = [
+        (
+            f"member {member}",
+            accuracy,
+            "   left out: its weights are not finite" if member in evaluation.left_out else "",
+        )
+        for member, accuracy in enumerate(evaluation.member_accuracy)
+    ]
     rows.append(("ensemble", evaluation.ensemble_accuracy, ""))
     rows.append(("soup", evaluation.soup_accuracy, "   statistics recomputed on training images"))
     rows.append(("soup, raw", evaluation.soup_accuracy_raw, "   statistics averaged"))
-    return "\n".join([heading, *(f"  {name:<12}{accuracy:8.2%}{note}" for name, accuracy, note in rows)])
+    lines = [
+        f"  {name:<12}{'-' if math.isnan(accuracy) else f'{accuracy:.2%}':>8}{note}" for name, accuracy, note in rows
+    ]
+    return "\n".join([heading, *lines])

@@ -93,8 +93,8 @@ class Observer:
         )
 
     def say_first(self, changes: list[str]) -> None:
-        """Say what the method noted, and which keys a continued run has changed; local."""
-        for note in self._method.notes:
+        """Say what the method noted or warns of, and which keys a continued run has changed; local."""
+        for note in (*self._method.notes, *self._method.warn(self._num_steps)):
             self._progress.say(note)
         if changes:
             self._progress.say(f"continues with other values than before: {', '.join(changes)}")

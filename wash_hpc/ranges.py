@@ -123,6 +123,12 @@ def _method_rules(config: Config) -> list[Rule]:
             f"false with method.topology={method.topology}, where not all members know of a sick one",
         ),
         (
+            "method.optimizer_state",
+            method.optimizer_state,
+            not (method.optimizer_state and config.optimizer.name == "sgd" and config.optimizer.momentum == 0),
+            "false with optimizer.name=sgd and optimizer.momentum=0, which keeps no state that could be shuffled",
+        ),
+        (
             "method.overlap",
             method.overlap,
             not (method.overlap and method.optimizer_state and config.optimizer.name != "sgd"),

@@ -23,7 +23,7 @@ from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
-from wash_hpc.ensemble.flat import trainable_parameters
+from wash_hpc.ensemble.flat import describe_parameters, trainable_parameters
 from wash_hpc.errors import ConfigError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.member import Member
@@ -134,6 +134,9 @@ def set_up(comm: Comm, config: Config) -> Setup:
         import_h5py()  # the root writes metrics: a library that is missing is said before anything is written
         source.check_files(Shard(layout.rank, layout.size))
     require_devices_that_fit(config, world, device)
+    # Each rank has read its own copy of the data, and built its own model for what it found there.
+    world.require_same_items(describe_parameters(model), "the members' parameters")
+    world.require_same(source.num_train, "the number of training images")
     return Setup(world, source, num_steps, model, scratch, make_reducer, start)
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from tests.support import tiny_config
+from wash_hpc.config import Config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard
 from wash_hpc.ensemble.flat import get_statistics
 from wash_hpc.member import Member
 from wash_hpc.methods import make_method
-from wash_hpc.parallel.reducer import reducer_class
+from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, start_mpi
 from wash_hpc.train import make_initial_model
 
@@ -24,11 +25,17 @@ NUM_STEPS = 12
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
 def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks, comm, kind):
     num_members = 2 if mpi_ranks == 4 else 1
-    config = tiny_config("data.batch_size=12", "method.optimizer_state=true")
     world = World.open(start_mpi(), num_members)
-    layout = world.layout
-    source = open_source(config, torch.device("cpu"))
     reducer = reducer_class(kind)(world)
+    for overlap in ("false", "true"):
+        config = tiny_config("data.batch_size=12", "method.optimizer_state=true", f"method.overlap={overlap}")
+        train_and_compare_replicas(config, world, reducer)
+    reducer.close()
+
+
+def train_and_compare_replicas(config: Config, world: World, reducer: Reducer) -> None:
+    layout, comm = world.layout, world.comm
+    source = open_source(config, torch.device("cpu"))
     # Weights that differ between replicas at first: the broadcast inside a member has to make them equal.
     model = make_initial_model(config, source, layout.rank, torch.device("cpu"))
     member = Member(model, config, layout.member, layout.replica, NUM_STEPS, reducer)
@@ -38,14 +45,14 @@ def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks, comm, kind):
         assert len(batch.labels) == 12 // layout.num_replicas
         member.step(batch, step)
         method.after_step(step + 1)
+        if step == NUM_STEPS - 1:
+            method.finish()
         digests = comm.allgather((layout.member, member.flat.rows.numpy().tobytes()))
         assert all(raw == digests[layout.rank][1] for number, raw in digests if number == layout.member)
-    if num_members > 1:
-        assert len({raw for _, raw in digests}) == num_members
+    if layout.num_members > 1:
+        assert len({raw for _, raw in digests}) == layout.num_members
         assert method.bytes_sent > 0
     before = comm.allgather((layout.member, get_statistics(model)))
     member.average_statistics()
     mean = torch.stack([statistics for number, statistics in before if number == layout.member]).mean(dim=0)
     assert torch.allclose(get_statistics(model), mean, rtol=1e-5, atol=1e-6)
-    method.finish()
-    reducer.close()

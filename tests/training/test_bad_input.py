@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from tests.support import TINY, mpirun
 from wash_hpc.errors import WashError
@@ -34,6 +36,14 @@ MISTAKES = [
     (["method.name=washh"], "method.name=washh: .*did you mean wash"),
     (["checkpoint.resume=must"], "checkpoint.resume=must"),
     (["parallel.device=cuda"], "parallel.device=cuda"),
+    (["method.optimizer_state=true", "optimizer.momentum=0"], "method.optimizer_state=True: .*keeps no state"),
+    (["method.optimizer_state=true", "method.overlap=true", "optimizer.name=adam"], "method.overlap=True: .*adam"),
+    (["method.optimizer_state=true", "method.overlap=true", "optimizer.name=adamw"], "method.overlap=True: .*adamw"),
+    (["method.quarantine=true", "method.topology=ring"], "method.quarantine=True: .*method.topology=ring"),
+    (["method.quarantine=true", "method.topology=node"], "method.quarantine=True: .*method.topology=node"),
+    (["method.topology=star"], "method.topology: .*'global', 'node', 'ring'"),
+    (["method.node_ratio=0"], "method.node_ratio=0: expected at least 1"),
+    (["method.node_size=0"], "method.node_size=0: expected at least 1"),
     (["method.p"], "'method.p' is not of the form key=value"),
 ]
 
@@ -55,6 +65,75 @@ def refuse(tmp_path: Path, comm, overrides: list[str], says: str) -> None:
 def test_every_mistake_in_the_configuration_is_refused_on_all_ranks_with_a_sentence(mpi_ranks, comm, tmp_path):
     for overrides, says in MISTAKES:
         refuse(tmp_path, comm, overrides, says)
+
+
+@pytest.mark.mpi(ranks=[3], timeout=120)
+def test_members_that_are_not_alike_are_refused_with_their_ranks_and_what_differs(
+    mpi_ranks, comm, tmp_path, monkeypatch
+):
+    """As where a host has another version of the data, or of a library that makes the network."""
+    from wash_hpc import models, train
+
+    def on_ranks(ranks, name, other):
+        """On these ranks, what train knows by this name is another."""
+        real = getattr(train, name)
+        monkeypatch.setattr(train, name, lambda *given: other(real, given) if comm.rank in ranks else real(*given))
+
+    def with_data(**changes):
+        return lambda real, given: real(replace(given[0], data=replace(given[0].data, **changes)), given[1])
+
+    for ranks, name, other, says in [
+        (
+            [1],
+            "open_source",
+            with_data(num_classes=5),
+            r"the members' parameters differ between ranks: rank 1 not like the others; rank 1 has "
+            r"classifier.weight \[5, 16\] float32 where they have classifier.weight \[4, 16\] float32",
+        ),
+        (
+            [0, 2],
+            "make_initial_model",
+            lambda real, given: real(*given).double(),
+            r"rank 1 not like the others; rank 1 has \S+ \[4, 3, 3, 3\] float32 where they have .* float64",
+        ),
+        (
+            [0],
+            "build_model",
+            lambda real, given: nn.ModuleDict({"inner": real(*given)}),
+            r"rank 0 not like the others; rank 0 has inner\.(\S+) .* where they have \1 ",
+        ),
+        ([2], "open_source", with_data(num_images=80), "the number of training images differs .*rank 2 has 60, not 48"),
+    ]:
+        on_ranks(ranks, name, other)
+        refuse(tmp_path, comm, [], says)
+        monkeypatch.undo()
+
+    monkeypatch.setitem(models._OWN, "frozen", lambda *shape: models.build_model("mlp", *shape).requires_grad_(False))
+    refuse(tmp_path, comm, ["model.name=frozen"], "model.name=frozen has no trainable parameters")
+
+
+@pytest.mark.mpi(ranks=[2], timeout=120)
+def test_a_run_that_hardly_shuffles_is_warned_of_once_and_done(mpi_ranks, comm, tmp_path, capsys):
+    from wash_hpc.train import train
+
+    folder = comm.bcast(str(tmp_path))
+    for number, (overrides, says) in enumerate(
+        [
+            (["method.p=1e-7"], "values are expected to be picked in the whole run"),
+            (["method.start=8"], "no exchange is due in the 8 steps"),
+            (["method.p=0"], ""),
+            ([], ""),
+        ]
+    ):
+        name = f"few-{number}"
+        train(
+            None,
+            [*TINY, f"run.dir={folder}", f"run.name={name}", "parallel.reducer=mpi", "log.progress=lines", *overrides],
+        )
+        said = capsys.readouterr().out
+        warnings = [line for line in said.splitlines() if "the members train independently" in line]
+        assert len(warnings) == (1 if says and comm.rank == 0 else 0)
+        assert all(line.startswith(f"{name}: ") and says in line for line in warnings)
 
 
 @pytest.mark.mpi(ranks=[2], timeout=120)

@@ -77,14 +77,18 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_of_two_seeds_are_not(tmp
     assert not equal_weights(first, train(tmp_path, "other", 2, "run.seed=1"))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, optimizer):
+@pytest.mark.parametrize(("optimizer", "overlap"), [("sgd", "false"), ("adam", "false"), ("sgd", "true")])
+def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, optimizer, overlap):
     """k steps + restart + (n - k) steps = n steps, with momentum, statistics, augmentation, in mid-epoch."""
     shared = [f"optimizer.name={optimizer}", "optimizer.schedule=constant", "checkpoint.every_steps=5"]
-    shared += ["method.optimizer_state=true"]
-    whole = train(tmp_path, "whole", 3, *shared)
-    train(tmp_path, "parts", 3, *shared, "train.steps=5")
-    parts = train(tmp_path, "parts", 3, *shared, "checkpoint.resume=must")
+    shared += ["method.optimizer_state=true", f"method.overlap={overlap}"]
+    num_ranks = 3
+    if overlap == "true":  # two members, each on two ranks
+        shared += ["ensemble.members=2"]
+        num_ranks = 4
+    whole = train(tmp_path, "whole", num_ranks, *shared)
+    train(tmp_path, "parts", num_ranks, *shared, "train.steps=5")
+    parts = train(tmp_path, "parts", num_ranks, *shared, "checkpoint.resume=must")
     assert equal_weights(whole, parts)
     assert sorted(path.name for path in (parts / "metrics").iterdir()) == ["0000.h5", "0001.h5"]
     first, second = read_metrics(whole), read_metrics(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from itertools import pairwise
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.support import tiny_config
+from wash_hpc.config import OptimizerConfig
 from wash_hpc.data.source import Batch
 from wash_hpc.member import Member, learning_rate
 from wash_hpc.models import build_model
@@ -68,6 +70,17 @@ def test_steps_over_the_flat_vector_equal_torchs_steps_over_separate_tensors_bit
     assert torch.equal(member.flat.values, torch.cat([p.detach().flatten() for p in twin.parameters()]))
     first = "momentum_buffer" if name == "sgd" else "exp_avg"
     assert torch.equal(member.flat.rows[1], torch.cat([optimizer.state[p][first].flatten() for p in twin.parameters()]))
+
+
+@pytest.mark.parametrize("name", get_args(get_type_hints(OptimizerConfig)["name"]))
+def test_all_that_an_optimizer_keeps_for_each_parameter_lies_where_an_exchange_reaches_it(name):
+    member = Member(build_model("mlp", (3, 8, 8), 4, 2), tiny_config(f"optimizer.name={name}"), 0, 0, 5, AloneReducer())
+    for step in range(2):
+        member.step(batch(step), step)
+    kept = [tensor for state in member._optimizer.state.values() for tensor in state.values() if tensor.numel() > 1]
+    places = [tensor.data_ptr() for tensor in kept]
+    assert places == [row.data_ptr() for row in member.flat.rows[1:]]
+    assert all(tensor.shape == member.flat.values.shape for tensor in kept)
 
 
 def test_gradients_are_handed_to_the_reducer_while_backward_goes_on():

@@ -153,6 +153,14 @@ def test_a_wide_terminal_shows_every_column() -> None:
     assert "No room for" not in printed([summary(), summary("n" * 90)], 120, terminal=True)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_line_under_the_table_says_which_members_were_left_out(terminal: bool) -> None:
+    runs = [summary("well"), summary("[b]sick", left_out_members=[1, 3])]
+    last = printed(runs, 120, terminal).splitlines()[-1]
+    assert last == "[b]sick: without member 1, 3, whose weights are not finite."
+    assert "without member" not in printed([summary("well")], 120, terminal)
+
+
 def test_names_are_no_markup_of_the_terminal() -> None:
     assert "[red]x[/red]" in printed([summary("[red]x[/red]")], 120, terminal=True)
 

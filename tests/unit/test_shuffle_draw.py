@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections import Counter
 from itertools import permutations
 
 import numpy as np
@@ -9,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wash_hpc.seeds import generator
+from wash_hpc.shuffle import draw as module_of_draw
 from wash_hpc.shuffle.draw import Draw, Drawer
+from wash_hpc.shuffle.plan import make_plan
 from wash_hpc.shuffle.probability import Schedule, layer_probabilities
 from wash_hpc.shuffle.reference import draw_slowly
 
@@ -24,7 +29,7 @@ def equal(first: Draw, second: Draw) -> bool:
 
 
 @given(
-    layers, st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(1, 6), st.sampled_from(["uniform", "cyclic"])
+    layers, st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(1, 10), st.sampled_from(["uniform", "cyclic"])
 )
 def test_draw_equals_its_slow_twin_bit_for_bit(layers, seed, step, num_members, permutation):
     sizes, p = zip(*layers, strict=True)
@@ -32,7 +37,7 @@ def test_draw_equals_its_slow_twin_bit_for_bit(layers, seed, step, num_members, 
     assert equal(drawer.draw(step), draw_slowly(drawer, step))
 
 
-@given(layers, st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(1, 6))
+@given(layers, st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(1, 10))
 def test_every_draw_is_a_permutation_at_increasing_positions(layers, seed, step, num_members):
     sizes, p = zip(*layers, strict=True)
     draw = Drawer(seed, num_members, sizes, np.array(p)).draw(step)
@@ -85,14 +90,14 @@ def test_permutations_are_uniform_over_all_of_them():
     assert chi_squared < 20.5  # 0.1 % of the chi-squared distribution with five degrees of freedom
 
 
-@pytest.mark.parametrize("num_members", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_members", [1, 2, 3, 5, 8, 9, 12])
 def test_a_uniform_permutation_leaves_one_value_in_n_in_place(num_members):
     draw = Drawer(2, num_members, [50_000], np.array([1.0])).draw(0)
     moved = np.mean(draw.source[0] != 0)
     assert abs(moved - (num_members - 1) / num_members) < 0.01
 
 
-@pytest.mark.parametrize("num_members", [2, 3, 5])
+@pytest.mark.parametrize("num_members", [2, 3, 5, 9])
 def test_a_cyclic_permutation_moves_every_picked_value(num_members):
     draw = Drawer(2, num_members, [1000], np.array([0.5]), "cyclic").draw(0)
     assert np.all(draw.source != np.arange(num_members)[:, None])
@@ -115,11 +120,42 @@ def test_schedules_go_from_p_to_zero_stay_and_go_from_zero_to_p():
     assert np.allclose(layer_probabilities("constant", 0.4, 5), 0.4)
 
 
-def test_cost_grows_with_the_picked_positions_and_not_with_the_parameters():
-    """Counted in random numbers drawn, which is what a dense draw would need one of for every parameter."""
-    picked = {}
-    for size in (10**6, 10**8):
-        drawer = Drawer(0, 2, [size], np.array([1000 / size]))
-        picked[size] = len(drawer.draw(0).positions)
-        assert drawer.layer_ends[-1] < 1100  # the walk's length: exponential gaps of mean one
-    assert all(800 < count < 1200 for count in picked.values())
+class Counted:
+    """A generator that adds up how many random numbers it is asked for, and hands them on."""
+
+    def __init__(self, random: np.random.Generator, asked: Counter[str]) -> None:
+        self._random = random
+        self._asked = asked
+
+    def standard_exponential(self, size):
+        self._asked["numbers"] += size
+        return self._random.standard_exponential(size)
+
+    def integers(self, *limits, size, dtype):
+        self._asked["numbers"] += size
+        return self._random.integers(*limits, size=size, dtype=dtype)
+
+
+@pytest.mark.parametrize("num_members", [4, 9])
+def test_cost_grows_with_the_picked_positions_and_not_with_the_parameters(monkeypatch, num_members):
+    """From 1 M to 100 M parameters, 1000 picked: as many random numbers, and as much memory, for draw and plan."""
+    asked: Counter[str] = Counter()
+    monkeypatch.setattr(module_of_draw, "generator", lambda *key: Counted(generator(*key), asked))
+    per_position, peaks = [], []
+    for size in (10**6, 10**7, 10**8):
+        layers = [size // 100] * 100
+        drawer = Drawer(0, num_members, layers, np.full(100, 1000 / size))
+        make_plan(drawer.draw(0), 0)  # makes the table of permutations
+        asked.clear()
+        tracemalloc.start()
+        draws = [drawer.draw(step) for step in range(1, 6)]
+        plans = [make_plan(draw, 0) for draw in draws]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        num_picked = sum(len(draw.positions) for draw in draws)
+        assert 4500 < num_picked < 5500
+        assert all(plan.num_moved < 1200 for plan in plans)
+        per_position.append(asked["numbers"] / num_picked)
+    gaps_and_permutation = 1.35 + (1 if num_members <= 8 else num_members - 1)  # a third more gaps than needed
+    assert all(1 < numbers < gaps_and_permutation for numbers in per_position)
+    assert max(peaks) < 1.1 * min(peaks) < 10**6  # a dense draw of 1 M parameters has 1 MB of outcomes

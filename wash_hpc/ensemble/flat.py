@@ -80,6 +80,14 @@ def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return named
 
 
+def describe_parameters(model: nn.Module) -> list[str]:
+    """Name, shape and dtype of each trainable parameter, in the order of the flat vector."""
+    return [
+        f"{name} {list(parameter.shape)} {str(parameter.dtype).removeprefix('torch.')}"
+        for name, parameter in trainable_parameters(model)
+    ]
+
+
 def merge_layers(layers: list[Layer], kind: Literal["tensor", "module"]) -> list[Layer]:
     """What counts as a layer in a schedule: every tensor by itself, or the neighbouring tensors of one module."""
     if kind == "tensor":

@@ -34,6 +34,10 @@ class Method(ABC):
     def after_step(self, step: int) -> None:
         """Do what is due after the update number `step`, from 1. Collective over `exchange_comm`."""
 
+    def warn(self, num_steps: int) -> list[str]:
+        """What the user is to be warned of in a run of so many steps, a sentence each; local."""
+        return []
+
     def finish(self) -> None:
         """Do what is still under way after the last step, and end what runs in the background.
 

@@ -49,7 +49,43 @@ def nodes_of_members(config: Config, world: World) -> tuple[int, ...]:
     return tuple(hosts[:: world.layout.num_replicas])
 
 
+def warn_of_no_effect(method: MethodConfig, drawer: Drawer, num_steps: int) -> str:
+    """A sentence where a run that is to shuffle will hardly do so, as by too small a p; empty where it will.
+
+    A probability of zero and a single member are meant: they need no warning.
+
+    Args:
+        method: that section of the configuration.
+        drawer: of `make_drawer`.
+        num_steps: of the whole run.
+    """
+    if method.p == 0 or drawer.num_members == 1:
+        return ""
+    due = due_steps(method, num_steps)
+    if not due:
+        keys = (
+            f"method.start={method.start}, stop={'null' if method.stop is None else method.stop}, every={method.every}"
+        )
+        return f"{keys}: no exchange is due in the {num_steps} steps of the run: the members train independently"
+    if not any(drawer.topology.groups(step) for step in due[: drawer.topology.period]):
+        keys = f"method.topology={method.topology}, node_ratio={method.node_ratio}"
+        return f"{keys}: no two members meet in the {len(due)} exchanges of the run: they train independently"
+    expected = drawer.expected_picked * len(due)
+    if expected >= 1:
+        return ""
+    return (
+        f"method.p={method.p}: {expected:.2g} values are expected to be picked in the whole run, {len(due)} exchanges: "
+        "the members train independently, or nearly so; choose a larger p"
+    )
+
+
 def is_due(config: MethodConfig, step: int) -> bool:
     """Whether members exchange after the update number `step`, from 1: every `every` steps in (start, stop]."""
     stop = np.inf if config.stop is None else config.stop
     return config.start < step <= stop and (step - config.start) % config.every == 0
+
+
+def due_steps(config: MethodConfig, num_steps: int) -> range:
+    """Those of the updates 1 ... num_steps after which `is_due` holds."""
+    last = num_steps if config.stop is None else min(config.stop, num_steps)
+    return range(config.start + config.every, last + 1, config.every)

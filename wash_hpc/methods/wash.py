@@ -7,6 +7,8 @@ meet (`method.topology`), N is their number.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -14,11 +16,11 @@ from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import HealthError
 from wash_hpc.methods import Method
-from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members
+from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members, warn_of_no_effect
 from wash_hpc.parallel.device import choose_memory
 from wash_hpc.parallel.exchange import Exchange, Transfer
-from wash_hpc.parallel.overlap import OverlappedExchange
-from wash_hpc.parallel.world import Comm, World
+from wash_hpc.parallel.overlap import OverlappedExchange, require_thread_support
+from wash_hpc.parallel.world import Comm, World, agreed
 from wash_hpc.shuffle.ahead import Ahead
 from wash_hpc.shuffle.draw import Draw
 from wash_hpc.shuffle.plan import make_plan
@@ -41,11 +43,19 @@ class Wash(Method):
         memory = choose_memory(world, flat.values.device, config.parallel.device_buffers, moved)
         self.notes = (memory.reason,) if memory.reason else ()
         overlap = config.method.overlap and world.layout.num_members > 1
+        if overlap:
+            with agreed(world.comm):
+                require_thread_support()
         comm: Comm = world.exchange_comm.Dup() if overlap else world.exchange_comm
         self._exchange = Exchange(comm, flat.storage, moved, memory.staged)
         self._overlapped = OverlappedExchange(self._exchange) if overlap else None
         self._ahead = Ahead(self._draw_and_prepare)
         self._num_exchanges = 0
+
+    def warn(self, num_steps: int) -> list[str]:
+        """See `Method.warn`: a configuration by which next to nothing is shuffled."""
+        warning = warn_of_no_effect(self._config, self._drawer, num_steps)
+        return [warning] if warning else []
 
     def after_step(self, step: int) -> None:
         """See `Method.after_step`; one Alltoallv over `exchange_comm` when an exchange is due.
@@ -60,7 +70,8 @@ class Wash(Method):
         if self._num_exchanges % _CHECK_EVERY == 0:
             self._world.require_same(draw.digest, f"the draw of step {step}")
         self._num_exchanges += 1
-        if len(draw.positions) > 0 and transfer.peers:  # equal on all ranks of a group, as the draw is
+        # Equal on all ranks, as the draw is: a member that rests in this exchange sends nothing, but has to be there.
+        if len(draw.positions) > 0 and draw.groups:
             self.values_moved += transfer.num_moved
             self.bytes_sent += transfer.num_moved * self._exchange.dtype.itemsize
             if self._overlapped is not None:
@@ -119,10 +130,15 @@ class Wash(Method):
             f"{when}: {named} sent values that are not finite; nobody has taken them over. Try a lower optimizer.lr, "
             "continue from a checkpoint, or go on without such members: method.quarantine=true"
         )
-        error.agreed = self._config.topology == "global"  # elsewhere only the members of the group know
+        # Elsewhere only the members of its group know, and a fault of the hardware may strike one replica alone.
+        error.agreed = self._config.topology == "global" and self._world.layout.num_replicas == 1
         raise error
 
     def _draw_and_prepare(self, step: int) -> tuple[Draw, Transfer]:
         draw = self._drawer.draw(step, self.quarantined)
-        plan = make_plan(draw, self._world.layout.member, self._num_rows, self._row_size)
+        layout = self._world.layout
+        plan = make_plan(draw, layout.member, self._num_rows, self._row_size)
+        if self.quarantined:  # those in quarantine hear who else is sick, so that all go on drawing the same
+            others = [member for member in range(layout.num_members) if member != layout.member]
+            plan = replace(plan, peers=others)
         return draw, self._exchange.prepare(plan)

@@ -39,7 +39,7 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int, width: int
         width: channels of the first stage (`resnet_small`), units / 16 (`mlp`); the others ignore it.
 
     Raises:
-        ConfigError: an unknown name, or a network that cannot take such images.
+        ConfigError: an unknown name, or a network that cannot take such images or has nothing to train.
     """
     if name in _OWN:
         model = _OWN[name](image_shape, num_classes, width)
@@ -62,6 +62,8 @@ def _build_torchvision(name: str, num_classes: int) -> nn.Module:
 
 def _require_fit(name: str, model: nn.Module, image_shape: ImageShape, num_classes: int) -> None:
     """Try one image, so that a network and images that do not fit are said at start and not in the first step."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"model.name={name} has no trainable parameters: there is nothing to train or to shuffle")
     model.eval()
     try:
         with torch.no_grad():

@@ -9,11 +9,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import TracebackType
 from typing import NoReturn, TypeVar, cast
+from zlib import crc32
 
 from mpi4py import MPI
 
@@ -90,6 +92,29 @@ class World:
                 WorldError(f"{what} differs between ranks: rank {ranks} has {values[different[0]]!r}, not {usual!r}")
             )
 
+    def require_same_items(self, items: Sequence[str], what: str) -> None:
+        """Check that a list is equal on all ranks; only where it is not, more than a checksum is sent.
+
+        Collective over `comm`.
+
+        Raises:
+            WorldError: on all ranks, naming those that differ from the majority, and the first item that does.
+        """
+        digests = self.comm.allgather(crc32(repr(items).encode()))
+        if len(set(digests)) == 1:
+            return
+        usual = max(digests, key=digests.count)
+        different = [rank for rank, digest in enumerate(digests) if digest != usual]
+        everyone = self.comm.allgather(list(items))
+        other, expected = everyone[different[0]], everyone[digests.index(usual)]
+        first, second = next(pair for pair in zip_longest(other, expected, fillvalue="nothing") if pair[0] != pair[1])
+        raise _agreed(
+            WorldError(
+                f"{what} differ between ranks: rank {', '.join(map(str, different))} not like the others; "
+                f"rank {different[0]} has {first} where they have {second}"
+            )
+        )
+
     def barrier(self) -> None:
         """Wait for every rank. Collective over `comm`."""
         self.comm.Barrier()
@@ -118,7 +143,7 @@ def abort_on_uncaught_error(who: str, rank: int) -> None:
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        time.sleep(min(rank, 8) * 0.5)
+        _let_lower_ranks_speak_first(rank)
         text = "".join(traceback.format_exception(kind, error, trace))
         sys.stderr.write(f"wash_hpc: {who} failed; stopping all ranks\n{text}")
         sys.stderr.flush()
@@ -165,16 +190,24 @@ def on_root(comm: Comm, make: Callable[[], T]) -> T:
 def end_for(error: WashError) -> NoReturn:
     """Say a user's mistake and end this process with status 2.
 
-    A mistake on which all ranks agree is said once, by the root. One that a single rank met alone, such as a disk that
-    is full for the root, ends the whole job: the others would wait for ever.
+    A mistake on which all ranks agree is said once, by the root. One that some ranks met and others do not know of,
+    such as a disk that is full for the root, is said by the lowest of them, which ends the whole job: the others would
+    wait for ever.
     """
     comm = MPI.COMM_WORLD
+    if not error.agreed:
+        _let_lower_ranks_speak_first(comm.rank)
     if comm.rank == 0 or not error.agreed:
         sys.stderr.write(f"wash_hpc: error: {error}\n")
         sys.stderr.flush()
     if not error.agreed and comm.size > 1:
         comm.Abort(2)
     sys.exit(2)
+
+
+def _let_lower_ranks_speak_first(rank: int) -> None:
+    """Wait a little longer the higher the rank: the first to abort ends the rest, so an error is printed once."""
+    time.sleep(min(rank, 8) * 0.5)
 
 
 def _agreed(error: WashError) -> WashError:

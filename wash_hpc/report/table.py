@@ -82,12 +82,25 @@ def print_table(console: Console, runs: Sequence[Summary]) -> None:
         whole = Console(file=console.file, width=_PLAIN_WIDTH)
         whole.print(_rich_table(runs, COLUMNS, name_width=_PLAIN_WIDTH, plain=True))
         whole.print(CAPTION)
+        for line in left_out_lines(runs):
+            whole.print(Text(line))
         return
     name_width = max(8, min(30, 2 * console.width // 5))
     columns = _fitting(runs, console, name_width)
-    left_out = [column.title.replace("\n", " ") for column in COLUMNS if column not in columns]
+    no_room = [column.title.replace("\n", " ") for column in COLUMNS if column not in columns]
     console.print(_rich_table(runs, columns, name_width))
-    console.print(CAPTION + (f" No room for: {', '.join(left_out)}." if left_out else ""), style="dim")
+    console.print(CAPTION + (f" No room for: {', '.join(no_room)}." if no_room else ""), style="dim")
+    for line in left_out_lines(runs):
+        console.print(Text(line))
+
+
+def left_out_lines(runs: Sequence[Summary]) -> list[str]:
+    """A line for each run whose figures are without some of its members, which says which."""
+    return [
+        f"{run.name}: without member {', '.join(map(str, run.left_out_members))}, whose weights are not finite."
+        for run in runs
+        if run.left_out_members
+    ]
 
 
 def csv_text(runs: Sequence[Summary]) -> str:
