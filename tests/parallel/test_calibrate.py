@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,17 @@ def test_calibration_says_what_it_lacks(num_ranks):
     expected = "start it under mpirun" if num_ranks == 1 else "nothing is ever exchanged"
     assert done.stderr.count("wash_hpc: error:") == 1
     assert expected in done.stderr
+
+
+def test_the_scaling_benchmark_predicts_what_it_measures():
+    arguments = [*TINY, "--config", "configs/digits_wash.yaml", "--ranks", "2", "--p", "0.1,0.5", "--json"]
+    command = [sys.executable, "tools/bench_scaling.py", *arguments, "--calibrate-on", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["num_ranks"], row["p"], row["messages"]) for row in rows] == [(2, 0.1, 1), (2, 0.5, 1)]
+    assert rows[1]["num_bytes"] - 4 == pytest.approx(5 * (rows[0]["num_bytes"] - 4))
+    assert min(row[name] for row in rows for name in ("predicted_seconds", "measured_seconds")) > 0
 
 
 @pytest.mark.mpi(ranks=[2, 3], timeout=120)
