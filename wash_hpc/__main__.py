@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wash_hpc import __version__
 from wash_hpc.errors import WashError
-from wash_hpc.parallel import require_mpi
+from wash_hpc.parallel import require_mpi, start_mpi
 
 DESCRIPTION = """\
 Train an ensemble that can be averaged into one network (WASH, arXiv 2405.17517).
@@ -37,6 +37,19 @@ TRAIN_KEYS = """\
 Any key of the configuration can be given as key=value, as in
   method.name=wash method.p=0.01 method.schedule=decreasing train.epochs=10 run.seed=1 run.name=try-1
 The keys, their defaults and what they mean are one page: wash_hpc/config.py; a run's own are in its config.yaml."""
+
+
+PLAN = """\
+Predict what a run will send, how long an exchange takes and what memory a rank needs, from its configuration alone, for
+up to 65,536 members, and say what would make exchanges cheaper. No training is started and nothing is written; data
+that are not there are assumed and said so."""
+
+PLAN_LINK = """\
+seconds of an exchange = (O + messages x L + bytes / B) x ranks a core
+
+These constants are a guess unless they are given. To measure them where the run is to be:
+  mpirun -n 4 wash-hpc plan CONFIG --calibrate
+It prints them as options that can be given again, for any number of members."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,10 +120,30 @@ def _soup(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from wash_hpc.predict import describe, predict
+    from wash_hpc.parallel.link import Link
+    from wash_hpc.plan_report import describe
+    from wash_hpc.predict import predict, read_facts
 
-    link = (options.latency_us * 1e-6, options.bandwidth_gb * 1e9)
-    return _print(describe(predict(options.config, options.overrides, options.members, link), options.json))
+    if options.calibrate:
+        return _calibrate(options)
+    facts = read_facts(options.config, options.overrides, options.members)
+    link = Link(options.latency_us * 1e-6, options.bandwidth_gb * 1e9, options.overhead_us * 1e-6, options.cores)
+    return _print(describe(predict(facts, link), options.json))
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    """Predict with a link that the ranks of this job measure. Collective over MPI_COMM_WORLD."""
+    from wash_hpc.plan_report import describe
+    from wash_hpc.predict import calibrate_link, predict, read_facts
+
+    comm = start_mpi()
+    from wash_hpc.parallel.world import on_root
+
+    facts = on_root(comm, lambda: read_facts(options.config, options.overrides, options.members, comm.size))
+    calibration = calibrate_link(comm, facts)
+    if comm.rank > 0:
+        return 0
+    return _print(describe(predict(facts, calibration.link), options.json, calibration))
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -173,21 +206,7 @@ def _make_parser() -> argparse.ArgumentParser:
     soup.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/members/[greedy_]soup.safetensors")
     soup.set_defaults(run=_soup)
 
-    plan = commands.add_parser(
-        "plan",
-        help="predict bytes, time and memory; starts nothing",
-        description="Predict what a run will send, how long the exchange would take and what memory a rank needs, from "
-        "its configuration alone. Nothing is started or written; data that are not there are assumed and said so.",
-    )
-    plan.add_argument("config", type=Path, metavar="CONFIG")
-    plan.add_argument("overrides", nargs="*", metavar="key=value")
-    plan.add_argument("--members", type=int, metavar="M", help="default: ensemble.members, or 4")
-    plan.add_argument("--latency-us", type=float, default=5.0, metavar="L", help="of a message, us (default: 5)")
-    plan.add_argument(
-        "--bandwidth-gb", type=float, default=10.0, metavar="B", help="of one rank's link, GB/s (default: 10)"
-    )
-    plan.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    plan.set_defaults(run=_plan)
+    _add_plan(commands)
 
     doctor = commands.add_parser(
         "doctor",
@@ -197,6 +216,32 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        "plan",
+        help="predict bytes, messages, time and memory; starts nothing",
+        description=PLAN,
+        epilog=PLAN_LINK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    plan.add_argument("config", type=Path, metavar="CONFIG")
+    plan.add_argument("overrides", nargs="*", metavar="key=value")
+    plan.add_argument(
+        "--members", type=int, metavar="M", help="default: ensemble.members, or 4, or the ranks that calibrate"
+    )
+    plan.add_argument("--latency-us", type=float, default=5.0, metavar="L", help="of a message, us (default: 5)")
+    plan.add_argument("--bandwidth-gb", type=float, default=10.0, metavar="B", help="of one rank, GB/s (default: 10)")
+    plan.add_argument(
+        "--overhead-us", type=float, default=0.0, metavar="O", help="of an exchange besides, us (default: 0)"
+    )
+    plan.add_argument("--cores", type=int, metavar="C", help="that all ranks share (default: each has its own)")
+    plan.add_argument(
+        "--calibrate", action="store_true", help="measure the four between the ranks of this job; under mpirun or srun"
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    plan.set_defaults(run=_plan)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""`wash-hpc plan`: what a run will send, how long that takes and what memory a rank needs; nothing is started.
+"""`wash-hpc plan`: what a run will send, how long that takes and what memory a rank needs.
 
-Owns the cost formulas of the method and of what it is compared with (all in scalars a member sends), and the sizes of
-data sets that are not there.
+Owns the cost formulas of the method and of what it is compared with (all in scalars a member sends), the sizes of data
+sets that are not there. Nothing is started, unless the link between the ranks is calibrated.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,16 +17,24 @@ from torch import nn
 from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import steps_per_epoch
+from wash_hpc.draw_cost import DrawCost, bytes_of_draw, measure_alternatives, measure_draw, scale_drawer
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import ConfigError, DataError, MissingDependencyError
 from wash_hpc.member import num_state_rows
 from wash_hpc.methods import require_method
 from wash_hpc.methods.drawing import is_due, make_drawer
 from wash_hpc.models import build_model
-from wash_hpc.report.table import format_bytes, format_seconds
+from wash_hpc.parallel.link import Link
 from wash_hpc.shuffle.draw import Drawer
+from wash_hpc.shuffle.topology import Topology
+from wash_hpc.traffic import Batching, Traffic, advise_batching, predict_traffic
 
-_PAPA_EVERY = 10  # steps between two averages in PAPA's recipe (arXiv 2304.03094)
+if TYPE_CHECKING:
+    from wash_hpc.parallel.calibrate import Calibration
+    from wash_hpc.parallel.world import Comm
+
+PAPA_EVERY = 10  # steps between two averages in PAPA's recipe (arXiv 2304.03094)
+_MOST_MEMBERS = 2**16  # a draw numbers them in 16 bits
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,38 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a run is, as far as a prediction needs it; can be sent to other ranks.
+
+    Attributes:
+        config: of the run.
+        drawer: of its exchanges.
+        num_parameters: P.
+        num_rows: that move: 1, or more where optimizer state moves too.
+        num_rows_kept: parameters and optimizer state.
+        dtype: of the parameters.
+        num_steps: of the run.
+        data_assumed: the data set is not there; its published size was taken.
+    """
+
+    config: Config
+    drawer: Drawer
+    num_parameters: int
+    num_rows: int
+    num_rows_kept: int
+    dtype: torch.dtype
+    num_steps: int
+    data_assumed: bool
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether members exchange anything, ever."""
+        return self.config.method.name == "wash" and self.drawer.expected_picked > 0
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """What a run will cost; bytes are payload sent by one member, means over the draws.
+    """What a run will cost. Means are over members, draws, and exchanges of a topology's period.
 
     Attributes:
         num_members: M.
@@ -50,13 +89,24 @@ class Prediction:
         num_exchanges: in which members exchange.
         values_moved_per_exchange: scalars sent by a member.
         bytes_sent_per_exchange: the same as payload.
-        bytes_sent_per_member: over the whole run.
+        bytes_sent_per_member: payload over the whole run.
+        messages_per_exchange: sent by a member.
+        messages_per_step: the same, a step while members exchange: messages_per_exchange / method.every.
+        wire_bytes_per_exchange: payload, and the flag of one value beside it in each message.
+        wire_bytes_per_step: the same, a step.
         papa_bytes_per_member: PAPA's, averaging every 10 steps by a ring allreduce.
         data_parallel_bytes_per_member: averaging gradients at every step by a ring allreduce.
-        exchange_seconds: of one exchange, (M - 1) x latency + bytes / bandwidth.
+        link: with which seconds are predicted.
+        exchange_seconds: of one exchange, on the member that takes longest.
+        exchange_seconds_per_step: the same, a step.
         exchange_seconds_of_run: of all.
-        memory_bytes: of one rank: parameters, gradients, optimizer state, exchange buffers, and the copy that
-            evaluation uses; without activations.
+        latency_share: of an exchange's seconds, the share that its values do not explain.
+        batching: rarer, larger exchanges, where they are latency-bound.
+        ring_seconds: of one exchange of neighbours alone, where batching does not relieve it of its latency.
+        draw: cost of a draw and its plan, made in the background.
+        faster_draws: the same with other settings, where the draw is slow.
+        memory_bytes: of one rank: parameters, gradients, optimizer state, exchange buffers, the draw and its plan, and
+            the copy that evaluation uses; without activations.
         data_assumed: the data set is not there; its published size was taken.
     """
 
@@ -68,87 +118,153 @@ class Prediction:
     values_moved_per_exchange: float
     bytes_sent_per_exchange: float
     bytes_sent_per_member: float
+    messages_per_exchange: float
+    messages_per_step: float
+    wire_bytes_per_exchange: float
+    wire_bytes_per_step: float
     papa_bytes_per_member: float
     data_parallel_bytes_per_member: float
+    link: Link
     exchange_seconds: float
+    exchange_seconds_per_step: float
     exchange_seconds_of_run: float
+    latency_share: float
+    batching: Batching | None
+    ring_seconds: float | None
+    draw: DrawCost
+    faster_draws: dict[str, DrawCost]
     memory_bytes: int
     data_assumed: bool
 
 
-def predict(file: Path, overrides: list[str], members: int | None, link: tuple[float, float]) -> Prediction:
-    """Predict a run from its configuration.
+def read_facts(file: Path, overrides: list[str], members: int | None, usual_members: int = 4) -> Facts:
+    """Find out what there is to predict. Reads the data set if it is there; no MPI.
 
     Args:
         file: the configuration.
         overrides: `key=value` arguments.
-        members: M, or None for `ensemble.members`, or 4.
-        link: seconds of latency of a message, and bytes per second of one rank's link.
+        members: M, or None for `ensemble.members`, or `usual_members`.
+        usual_members: see `members`.
 
     Raises:
         WashError: the configuration is wrong.
     """
     config = load_config(file, overrides)
     require_method(config.method.name)
-    num_members = (config.ensemble.members or 4) if members is None else members
-    if num_members < 1 or link[0] < 0 or link[1] <= 0:
-        raise ConfigError(
-            "plan: expected --members of at least 1, --latency-us of 0 or more and --bandwidth-gb above 0"
-        )
+    num_members = (config.ensemble.members or usual_members) if members is None else members
+    if not 1 <= num_members <= _MOST_MEMBERS:
+        raise ConfigError(f"plan: expected --members from 1 to {_MOST_MEMBERS}, not {num_members}")
     facts = _data_facts(config)
-    model = _shapes_of_model(config, facts)
-    flat = Flat(model, num_state_rows(config.optimizer))
-    num_steps = config.train.steps or config.train.epochs * steps_per_epoch(facts.num_train, config.data.batch_size)
-    drawer = make_drawer(config, flat, num_members)
-    item, size = flat.values.element_size(), flat.values.numel()
-    num_rows = len(flat.rows) if config.method.optimizer_state else 1
-    moved = _moved_per_exchange(config, drawer) * num_rows
-    num_exchanges = sum(is_due(config.method, step + 1) for step in range(num_steps)) if moved else 0
-    ring = 2 * (num_members - 1) / num_members * size * item
-    seconds = (num_members - 1) * link[0] + moved * item / link[1] if moved else 0.0
-    return Prediction(
-        num_members=num_members,
-        num_parameters=size,
-        num_layers=len(drawer.layer_sizes),
-        num_steps=num_steps,
-        num_exchanges=num_exchanges,
-        values_moved_per_exchange=moved,
-        bytes_sent_per_exchange=moved * item,
-        bytes_sent_per_member=moved * item * num_exchanges,
-        papa_bytes_per_member=ring * (num_steps // _PAPA_EVERY),
-        data_parallel_bytes_per_member=ring * num_steps,
-        exchange_seconds=seconds,
-        exchange_seconds_of_run=seconds * num_exchanges,
-        memory_bytes=round((len(flat.rows) + 3) * size * item + 2 * moved * item),
+    flat = Flat(_shapes_of_model(config, facts), num_state_rows(config.optimizer))
+    return Facts(
+        config=config,
+        drawer=make_drawer(config, flat, num_members, _nodes(config, num_members)),
+        num_parameters=flat.values.numel(),
+        num_rows=len(flat.rows) if config.method.optimizer_state else 1,
+        num_rows_kept=len(flat.rows),
+        dtype=flat.values.dtype,
+        num_steps=config.train.steps or config.train.epochs * steps_per_epoch(facts.num_train, config.data.batch_size),
         data_assumed=facts.assumed,
     )
 
 
-def describe(prediction: Prediction, as_json: bool) -> str:
-    """A prediction in lines, or as one JSON object."""
-    if as_json:
-        return json.dumps(asdict(prediction))
-    it = prediction
-    rows = [
-        ("members", f"{it.num_members}"),
-        ("parameters", f"{it.num_parameters:,} in {it.num_layers} layers"),
-        ("steps", f"{it.num_steps:,}, {it.num_exchanges:,} of them with an exchange"),
-        ("values moved", f"{it.values_moved_per_exchange:,.0f} by a member in an exchange"),
-        ("sent", f"{format_bytes(it.bytes_sent_per_exchange)} by a member in an exchange"),
-        ("", f"{format_bytes(it.bytes_sent_per_member)} by a member in the run"),
-        ("  PAPA", f"{format_bytes(it.papa_bytes_per_member)} (an average every {_PAPA_EVERY} steps)"),
-        ("  data-parallel", f"{format_bytes(it.data_parallel_bytes_per_member)} (gradients at every step)"),
-        ("time", f"{it.exchange_seconds * 1e3:.3g} ms an exchange on the given link"),
-        ("", f"{format_seconds(it.exchange_seconds_of_run)} in the run, computing not counted"),
-        ("memory", f"{format_bytes(it.memory_bytes)} a rank, activations not counted"),
-    ]
-    if it.data_assumed:
-        rows.append(("note", "the data set is not here; assumed is its published size (an image folder: ImageNet's)"))
-    return "\n".join(f"{name:<16}{text}" for name, text in rows)
+def calibrate_link(comm: Comm, facts: Facts) -> Calibration:
+    """Measure the link between the ranks of this job by exchanges like the run's. Collective over `comm`.
+
+    Raises:
+        WashError: on all ranks, where there is nothing to measure.
+    """
+    from wash_hpc.parallel.calibrate import calibrate
+    from wash_hpc.parallel.world import agreed
+
+    with agreed(comm):
+        if not facts.exchanges:
+            method = facts.config.method
+            raise ConfigError(
+                f"method.name={method.name} method.p={method.p:g}: nothing is ever exchanged, or to be calibrated"
+            )
+    return calibrate(comm, facts.drawer, facts.dtype)
 
 
-def _moved_per_exchange(config: Config, drawer: Drawer) -> float:
-    return drawer.most_expected_moved if config.method.name == "wash" else 0.0
+def predict(facts: Facts, link: Link) -> Prediction:
+    """Predict a run.
+
+    Args:
+        facts: of the run.
+        link: of one rank; ranks are members.
+
+    Raises:
+        ConfigError: the link has impossible constants.
+    """
+    _check_link(link)
+    method, drawer = facts.config.method, facts.drawer
+    item, size = facts.dtype.itemsize, facts.num_parameters
+    traffic = predict_traffic(drawer, facts.num_rows, item, link) if facts.exchanges else Traffic()
+    num_exchanges = sum(is_due(method, step + 1) for step in range(facts.num_steps)) if traffic.messages else 0
+    batching = advise_batching(traffic, method.every, method.p, num_exchanges)
+    draw = measure_draw(drawer, facts.num_rows) if num_exchanges else DrawCost()
+    ring = 2 * (drawer.num_members - 1) / drawer.num_members * size * item
+    buffers = 2 * traffic.most_values * item + (bytes_of_draw(drawer, traffic.most_values) if num_exchanges else 0)
+    return Prediction(
+        num_members=drawer.num_members,
+        num_parameters=size,
+        num_layers=len(drawer.layer_sizes),
+        num_steps=facts.num_steps,
+        num_exchanges=num_exchanges,
+        values_moved_per_exchange=traffic.values,
+        bytes_sent_per_exchange=traffic.values * item,
+        bytes_sent_per_member=traffic.values * item * num_exchanges,
+        messages_per_exchange=traffic.messages,
+        messages_per_step=traffic.messages / method.every,
+        wire_bytes_per_exchange=traffic.num_bytes,
+        wire_bytes_per_step=traffic.num_bytes / method.every,
+        papa_bytes_per_member=ring * (facts.num_steps // PAPA_EVERY),
+        data_parallel_bytes_per_member=ring * facts.num_steps,
+        link=link,
+        exchange_seconds=traffic.seconds,
+        exchange_seconds_per_step=traffic.seconds / method.every,
+        exchange_seconds_of_run=traffic.seconds * num_exchanges,
+        latency_share=traffic.latency_share,
+        batching=batching,
+        ring_seconds=_ring_seconds(facts, link, traffic, batching),
+        draw=draw,
+        faster_draws=measure_alternatives(drawer, facts.num_rows) if draw.is_slow else {},
+        memory_bytes=round((facts.num_rows_kept + 3) * size * item + buffers),
+        data_assumed=facts.data_assumed,
+    )
+
+
+def _ring_seconds(facts: Facts, link: Link, traffic: Traffic, batching: Batching | None) -> float | None:
+    """Of an exchange of neighbours, where that would send fewer messages and these are still too many."""
+    relieved = batching is not None and batching.is_enough
+    if not traffic.is_latency_bound or relieved or traffic.messages <= 1:
+        return None
+    ring = Topology(facts.drawer.num_members, "ring", facts.config.method.every)
+    drawer = scale_drawer(facts.drawer, facts.drawer.expected_picked, ring)
+    return predict_traffic(drawer, facts.num_rows, facts.dtype.itemsize, link).seconds
+
+
+def _nodes(config: Config, num_members: int) -> tuple[int, ...]:
+    """[M] the node of each member, as a run would have it with `method.node_size`."""
+    if config.method.topology != "node":
+        return ()
+    if config.method.node_size is None:
+        raise ConfigError(
+            "method.node_size=null: a prediction knows no hosts; give the members a node, as in method.node_size=4"
+        )
+    return tuple(member // config.method.node_size for member in range(num_members))
+
+
+def _check_link(link: Link) -> None:
+    given = (link.latency, link.bandwidth, link.overhead)
+    possible = (
+        link.latency >= 0 and link.bandwidth > 0 and link.overhead >= 0 and (link.cores is None or link.cores > 0)
+    )
+    if not possible or not all(map(math.isfinite, given)):
+        raise ConfigError(
+            "plan: expected --latency-us and --overhead-us of 0 or more, --bandwidth-gb above 0, and --cores of at "
+            "least 1"
+        )
 
 
 def _shapes_of_model(config: Config, facts: DataFacts) -> nn.Module:

@@ -15,12 +15,12 @@ PACKAGE = Path("wash_hpc")
 LEVELS = [
     {"errors", "clock", "seeds"},
     {"config", "ranges", "slurm"},
-    {"shuffle", "ensemble", "models", "parallel.layout"},
+    {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
     {"report", "methods", "member", "evaluate"},
     {"observe"},
-    {"train", "predict", "doctor"},
-    {"finished"},
+    {"train", "predict", "traffic", "doctor"},
+    {"finished", "plan_report"},
     {"__main__"},
 ]
 DOORS = {"mpi4py": {"parallel"}, "horovod": {"parallel"}, "nvidia": {"data"}, "h5py": {"storage"}, "plotly": {"report"}}

@@ -1,0 +1,113 @@
+"""How `wash-hpc plan` words a prediction: figures, advice, and the calibration that they rest on. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from wash_hpc.draw_cost import DrawCost
+from wash_hpc.parallel.link import Link
+from wash_hpc.predict import PAPA_EVERY, Prediction
+from wash_hpc.report.table import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from wash_hpc.parallel.calibrate import Calibration
+
+Row = tuple[str, str]
+
+
+def describe(prediction: Prediction, as_json: bool, calibration: Calibration | None = None) -> str:
+    """A prediction in lines, or as one JSON object; with the calibration that it rests on, where there is one."""
+    if as_json:
+        measured = {} if calibration is None else {"calibration": asdict(calibration)}
+        return json.dumps({**asdict(prediction), **measured})
+    it = prediction
+    rows = [] if calibration is None else describe_calibration(calibration)
+    rows += [
+        ("members", f"{it.num_members}"),
+        ("parameters", f"{it.num_parameters:,} in {it.num_layers} layers"),
+        ("steps", f"{it.num_steps:,}, {it.num_exchanges:,} of them with an exchange"),
+        ("values moved", f"{it.values_moved_per_exchange:,.0f} by a member in an exchange"),
+        ("messages", f"{it.messages_per_exchange:.4g} by a member in an exchange, {it.messages_per_step:.4g} a step"),
+        ("sent", f"{format_bytes(it.bytes_sent_per_exchange)} by a member in an exchange"),
+        ("", f"{format_bytes(it.wire_bytes_per_step)} a step, with a flag of one value in each message"),
+        ("", f"{format_bytes(it.bytes_sent_per_member)} by a member in the run"),
+        ("  PAPA", f"{format_bytes(it.papa_bytes_per_member)} (an average every {PAPA_EVERY} steps)"),
+        ("  data-parallel", f"{format_bytes(it.data_parallel_bytes_per_member)} (gradients at every step)"),
+        (
+            "time",
+            f"{format_short(it.exchange_seconds)} an exchange, {format_short(it.exchange_seconds_per_step)} a step",
+        ),
+        ("", f"{100 * it.latency_share:.0f} % of it latency and overhead, whatever the bytes"),
+        ("", f"{format_seconds(it.exchange_seconds_of_run)} in the run, computing not counted"),
+        ("draw and plan", f"{_describe_draw(it.draw)} of one core an exchange, in the background"),
+        ("memory", f"{format_bytes(it.memory_bytes)} a rank, activations not counted"),
+    ]
+    rows += [("advice", sentence) for sentence in advise(it)]
+    if it.data_assumed:
+        rows.append(("note", "the data set is not here; assumed is its published size (an image folder: ImageNet's)"))
+    return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def advise(prediction: Prediction) -> list[str]:
+    """What should be changed, in sentences; none where all is well."""
+    it, said = prediction, []
+    if it.batching is not None:
+        then = it.batching
+        before, after = format_short(then.seconds_per_step), format_short(then.seconds_per_step_then)
+        rest = ""
+        if not then.is_enough:
+            rest = f"; {100 * then.latency_share:.0f} % even so, with the largest H that p x H <= 1 and the run allow"
+        said.append(
+            f"{100 * it.latency_share:.0f} % of an exchange is latency: method.every={then.every} "
+            f"method.p={then.p:.12g} sends the same bytes in {after} a step instead of {before}{rest}"
+        )
+    if it.ring_seconds is not None:
+        said.append(
+            f"fewer messages: method.topology=ring sends one an exchange, {format_short(it.ring_seconds)} in all"
+        )
+    if it.draw.is_slow:
+        faster = {name: cost for name, cost in it.faster_draws.items() if cost.seconds < it.draw.seconds}
+        others = [f"{name} {_describe_draw(cost)}" for name, cost in faster.items()]
+        said.append(
+            f"the draw takes {_describe_draw(it.draw)} of a core: {', '.join(others) or 'it needs a smaller method.p'}"
+        )
+    return said
+
+
+def describe_calibration(calibration: Calibration) -> list[Row]:
+    """What was measured, what the fit says of it, and the constants as options that can be given again."""
+    link, ranks = calibration.link, calibration.num_ranks
+    cores = "" if link.cores is None else f" on {link.cores} core{'s' * (link.cores != 1)}"
+    rows = [("calibration", f"{ranks} ranks{cores}, medians of {calibration.rounds} rounds, the slowest rank's")]
+    for timing in calibration.timings:
+        messages = f"{timing.messages} message{'s' * (timing.messages != 1)}"
+        fitted = format_short(link.seconds(timing.messages, timing.num_bytes, ranks))
+        rows.append(
+            (
+                "",
+                f"{messages:<12}{format_bytes(timing.num_bytes):>8} {format_short(timing.seconds):>8}, fitted {fitted}",
+            )
+        )
+    return [*rows, ("link", describe_link(link)), ("", "bandwidth of a rank, packing and unpacking included")]
+
+
+def describe_link(link: Link) -> str:
+    """A link as options of `wash-hpc plan`."""
+    cores = "" if link.cores is None else f" --cores {link.cores}"
+    return (
+        f"--latency-us {link.latency * 1e6:.4g} --bandwidth-gb {link.bandwidth / 1e9:.4g} "
+        f"--overhead-us {link.overhead * 1e6:.4g}{cores}"
+    )
+
+
+def format_short(seconds: float) -> str:
+    """A short duration, three significant digits: `12.3 us`, `4.56 ms`, `7.89 s`."""
+    if seconds >= 0.9995:
+        return f"{seconds:.3g} s" if seconds < 59.95 else format_seconds(seconds)
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 0.9995e-3 else f"{seconds * 1e6:.3g} us"
+
+
+def _describe_draw(cost: DrawCost) -> str:
+    return f"{format_short(cost.seconds)}{'' if cost.measured else ' (extrapolated)'}"
