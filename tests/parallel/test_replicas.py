@@ -9,6 +9,7 @@ import torch
 
 from tests.support import tiny_config
 from wash_hpc.data import open_source
+from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard
 from wash_hpc.ensemble.flat import get_statistics
 from wash_hpc.member import Member
@@ -24,7 +25,13 @@ NUM_STEPS = 12
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
 def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks, comm, kind):
     num_members = 2 if mpi_ranks == 4 else 1
-    config = tiny_config("data.batch_size=12", "method.optimizer_state=true")
+    config = tiny_config(
+        "data.batch_size=12",
+        "method.optimizer_state=true",
+        "train.mixup=0.5",
+        "train.label_smoothing=0.1",
+        "train.random_erasing=0.5",
+    )
     world = World.open(start_mpi(), num_members)
     layout = world.layout
     source = open_source(config, torch.device("cpu"))
@@ -33,7 +40,9 @@ def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks, comm, kind):
     model = make_initial_model(config, source, layout.rank, torch.device("cpu"))
     member = Member(model, config, layout.member, layout.replica, NUM_STEPS, reducer)
     method = make_method(config, member.flat, world)
-    batches = source.train(layout.member, Shard(layout.replica, layout.num_replicas), 12, 0)
+    replica = Shard(layout.replica, layout.num_replicas)
+    batches = source.train(layout.member, replica, 12, 0)
+    batches = regularize(batches, config, layout.member, replica, 0, source.num_classes)
     for step, batch in enumerate(islice(batches, NUM_STEPS)):
         assert len(batch.labels) == 12 // layout.num_replicas
         member.step(batch, step)
