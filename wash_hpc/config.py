@@ -70,12 +70,18 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long; `steps` wins where both are given."""
+    """How long, how exactly, and against what overfitting.
+
+    Each regularisation is a number for all members, or a list: each member draws one combination of the lists' values.
+    """
 
     epochs: int = 1
-    steps: int | None = None
+    steps: int | None = None  # wins where both are given
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast in forward; weights and exchange stay fp32
-    label_smoothing: float = 0.0
+    mixup: list[float] = field(default_factory=lambda: [0.0])  # a: shares are drawn from Beta(a, a); 0: off
+    cutmix: list[float] = field(default_factory=lambda: [0.0])  # likewise; where both are on, one or the other a batch
+    label_smoothing: list[float] = field(default_factory=lambda: [0.0])  # weight of the uniform distribution
+    random_erasing: list[float] = field(default_factory=lambda: [0.0])  # probability that an image loses a rectangle
 
 
 @dataclass(frozen=True)
@@ -186,7 +192,7 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
     try:
         given = OmegaConf.merge(from_file, OmegaConf.from_dotlist(list(overrides)))
-        merged = OmegaConf.merge(OmegaConf.structured(Config), _with_words_on_and_off(given))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), _with_lists(_with_words_on_and_off(given)))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
@@ -228,6 +234,15 @@ def _with_words_on_and_off(given: Any) -> Any:
         value = OmegaConf.select(given, key)
         if isinstance(value, bool):
             OmegaConf.update(given, key, "on" if value else "off")
+    return given
+
+
+def _with_lists(given: Any) -> Any:
+    """The same with lists of one where a regularisation is given as a number for all members."""
+    for key in ("train.mixup", "train.cutmix", "train.label_smoothing", "train.random_erasing"):
+        value = OmegaConf.select(given, key)
+        if value is not None and not OmegaConf.is_list(value):
+            OmegaConf.update(given, key, [value])
     return given
 
 

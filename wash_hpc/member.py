@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wash_hpc.config import Config, OptimizerConfig
+from wash_hpc.data.regularize import regularization_of
 from wash_hpc.data.source import Batch
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
 from wash_hpc.ensemble.soup import Weights
@@ -52,6 +53,7 @@ class Member:
         self.flat = Flat(model, num_state_rows=num_state_rows(config.optimizer))
         self._config = config
         self._place = (member, replica)
+        self._label_smoothing = regularization_of(config, member).label_smoothing
         self._num_steps = num_steps
         self._reducer = reducer
         self._optimizer = _make_optimizer(config.optimizer, self.flat)
@@ -74,7 +76,7 @@ class Member:
         self.flat.gradients.zero_()
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._config.train.precision == "bf16"):
             logits = self.model(batch.images)
-            loss = F.cross_entropy(logits, batch.labels, label_smoothing=self._config.train.label_smoothing)
+            loss = F.cross_entropy(logits, batch.targets, label_smoothing=self._label_smoothing)
         torch.autograd.backward(loss)
         self._reducer.finish()
         for group in self._optimizer.param_groups:

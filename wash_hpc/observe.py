@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 import wash_hpc
 from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, dump_config
+from wash_hpc.data.regularize import describe_regularization
 from wash_hpc.data.source import Source, steps_per_epoch
 from wash_hpc.ensemble.consensus import consensus_distance_per_layer
 from wash_hpc.ensemble.soup import Weights
@@ -92,8 +93,11 @@ class Observer:
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
 
-    def say_first(self, changes: list[str]) -> None:
-        """Say what the method noted or warns of, and which keys a continued run has changed; local."""
+    def say_start(self, changes: list[str]) -> None:
+        """Say what members drew, what the method notes or warns of, and which keys a continued run has changed."""
+        drawn = describe_regularization(self._config, self._world.layout.num_members)
+        if drawn:
+            self._progress.say(f"regularisation: {drawn}")
         for note in (*self._method.notes, *self._method.warn(self._num_steps)):
             self._progress.say(note)
         if changes:
@@ -292,6 +296,7 @@ class Observer:
                 "num_members": layout.num_members,
                 "num_replicas": layout.num_replicas,
                 "num_steps": self._num_steps,
+                "regularization": describe_regularization(self._config, layout.num_members),
                 "first_step": self._first_step,
                 "slurm_job_id": "" if job is None else job.job_id,
             },

@@ -23,6 +23,8 @@ def check_ranges(config: Config) -> None:
     """
     for section, values in asdict(config).items():
         for key, value in values.items():
+            if isinstance(value, list) and any(isinstance(item, list) for item in value):
+                raise ConfigError(f"{section}.{key}={value}: expected a list of numbers")
             if not all(math.isfinite(number) for number in _floats(value)):
                 raise ConfigError(f"{section}.{key}={value}: expected a finite number")
     rules = [*_run_rules(config), *_data_rules(config), *_training_rules(config), *_method_rules(config)]
@@ -87,7 +89,22 @@ def _training_rules(config: Config) -> list[Rule]:
     return [
         ("train.epochs", train.epochs, train.epochs >= 1, "at least 1"),
         ("train.steps", train.steps, _at_least(1, train.steps), "at least 1, or null"),
-        ("train.label_smoothing", train.label_smoothing, 0 <= train.label_smoothing < 1, "in [0, 1)"),
+        *(
+            (f"train.{key}", values, bool(values) and min(values) >= 0, "a number, 0 or more, or a list of such")
+            for key, values in (("mixup", train.mixup), ("cutmix", train.cutmix))
+        ),
+        (
+            "train.label_smoothing",
+            train.label_smoothing,
+            bool(train.label_smoothing) and all(0 <= value < 1 for value in train.label_smoothing),
+            "a number in [0, 1), or a list of such",
+        ),
+        (
+            "train.random_erasing",
+            train.random_erasing,
+            bool(train.random_erasing) and all(0 <= value <= 1 for value in train.random_erasing),
+            "a probability in [0, 1], or a list of such",
+        ),
         ("optimizer.lr", optimizer.lr, optimizer.lr >= 0, "0 or more"),
         (
             "optimizer.min_lr",

@@ -23,6 +23,8 @@ class Stream(IntEnum):
     SPLIT = 5  # none
     STATISTICS = 6  # none, or the batch
     SYNTHETIC = 7  # counters: split
+    COMBINATION = 8  # none
+    REGULARIZE = 9  # counters: member, step
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

@@ -22,6 +22,7 @@ from torch import nn
 from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
+from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
 from wash_hpc.ensemble.flat import describe_parameters, trainable_parameters
 from wash_hpc.errors import ConfigError
@@ -67,9 +68,10 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
     evaluator = Evaluator(config, source, setup.scratch, layout.num_members, everything, reducer)
     clock = Stopwatch()
     observer = Observer(config, source, world, reducer, member, method, evaluator, clock, num_steps, setup.start)
-    observer.say_first(changes)
+    observer.say_start(changes)
     replica = Shard(layout.replica, layout.num_replicas)
     batches = source.train(layout.member, replica, config.data.batch_size, first_step)
+    batches = regularize(batches, config, layout.member, replica, first_step, source.num_classes)
 
     for step in range(first_step, num_steps):
         with clock("data"):
@@ -202,12 +204,19 @@ def require_devices_that_fit(config: Config, world: World, device: torch.device)
 def require_divisible_batch(config: Config, num_replicas: int) -> None:
     """Refuse a batch that replicas cannot share out evenly: the mean of their gradients would not be the batch's.
 
+    Where images are mixed, both of a pair must be on one replica.
+
     Raises:
         ConfigError: naming the key.
     """
     if config.data.batch_size % num_replicas:
         raise ConfigError(
             f"data.batch_size={config.data.batch_size}: expected a multiple of the {num_replicas} replicas of a member"
+        )
+    if any(config.train.mixup + config.train.cutmix) and config.data.batch_size % (2 * num_replicas):
+        raise ConfigError(
+            f"data.batch_size={config.data.batch_size}: expected a multiple of {2 * num_replicas}, because train.mixup "
+            "and train.cutmix mix the images of a replica in pairs"
         )
 
 

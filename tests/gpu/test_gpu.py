@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 import torch
 
-from tests.support import mpirun, train
+from tests.support import mpirun, tiny_config, train
 from wash_hpc.config import load_config
 from wash_hpc.data import open_source
-from wash_hpc.data.source import Shard
+from wash_hpc.data.regularize import regularize
+from wash_hpc.data.source import Batch, Shard
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.plan import make_plan
@@ -51,6 +53,22 @@ def test_device_buffers_pass_their_self_test_where_mpi_is_cuda_aware(tmp_path):
     on = train(tmp_path, "on", 2, *shared, "parallel.device_buffers=on")
     off = train(tmp_path, "off", 2, *shared, "parallel.device_buffers=off")
     assert read_summary(on).bytes_sent_per_member == read_summary(off).bytes_sent_per_member
+
+
+def test_regularised_batches_on_a_gpu_equal_those_on_the_cpu():
+    config = tiny_config("train.mixup=0.5", "train.cutmix=1", "train.random_erasing=0.5")
+
+    def batches(device: str) -> list[Batch]:
+        source = open_source(config, torch.device(device))
+        stream = source.train(0, Shard(), config.data.batch_size, 0)
+        return list(islice(regularize(stream, config, 0, Shard(), 0, source.num_classes), 8))
+
+    for here, there in zip(batches("cpu"), batches("cuda"), strict=True):
+        assert here.shares is not None
+        assert there.shares is not None
+        torch.testing.assert_close(there.images.cpu(), here.images)
+        assert torch.equal(there.shares.cpu(), here.shares)
+        assert torch.equal(there.labels.cpu(), here.labels)
 
 
 @pytest.mark.parametrize("reducer", ["horovod", "mpi"])

@@ -10,6 +10,7 @@ import torch
 from tests.support import tiny_config
 from wash_hpc.config import Config
 from wash_hpc.data import open_source
+from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard
 from wash_hpc.ensemble.flat import get_statistics
 from wash_hpc.member import Member
@@ -28,7 +29,14 @@ def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks, comm, kind):
     world = World.open(start_mpi(), num_members)
     reducer = reducer_class(kind)(world)
     for overlap in ("false", "true"):
-        config = tiny_config("data.batch_size=12", "method.optimizer_state=true", f"method.overlap={overlap}")
+        config = tiny_config(
+            "data.batch_size=12",
+            "method.optimizer_state=true",
+            f"method.overlap={overlap}",
+            "train.mixup=0.5",
+            "train.label_smoothing=0.1",
+            "train.random_erasing=0.5",
+        )
         train_and_compare_replicas(config, world, reducer)
     reducer.close()
 
@@ -40,7 +48,9 @@ def train_and_compare_replicas(config: Config, world: World, reducer: Reducer) -
     model = make_initial_model(config, source, layout.rank, torch.device("cpu"))
     member = Member(model, config, layout.member, layout.replica, NUM_STEPS, reducer)
     method = make_method(config, member.flat, world)
-    batches = source.train(layout.member, Shard(layout.replica, layout.num_replicas), 12, 0)
+    replica = Shard(layout.replica, layout.num_replicas)
+    batches = source.train(layout.member, replica, 12, 0)
+    batches = regularize(batches, config, layout.member, replica, 0, source.num_classes)
     for step, batch in enumerate(islice(batches, NUM_STEPS)):
         assert len(batch.labels) == 12 // layout.num_replicas
         member.step(batch, step)

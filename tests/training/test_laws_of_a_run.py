@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support import TINY, equal_weights, final_weights, mpirun, tiny_config, train
+from wash_hpc.data.regularize import describe_regularization
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.methods.drawing import make_drawer
 from wash_hpc.models import build_model
@@ -20,6 +21,14 @@ from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.summary import Summary, read_summary
 
 MLP = "model.name=mlp"
+
+# Three values each: every member of a run draws its own combination.
+HETEROGENEOUS = [
+    "train.mixup=[0.3,0.5,1]",
+    "train.cutmix=[0.3,0.5,1]",
+    "train.label_smoothing=[0.02,0.05,0.1]",
+    "train.random_erasing=[0.3,0.6,0.9]",
+]
 
 
 def initial_weights(config_overrides: list[str], member: int) -> dict[str, torch.Tensor]:
@@ -77,11 +86,15 @@ def test_two_runs_of_one_seed_are_equal_bit_for_bit_and_of_two_seeds_are_not(tmp
     assert not equal_weights(first, train(tmp_path, "other", 2, "run.seed=1"))
 
 
-@pytest.mark.parametrize(("optimizer", "overlap"), [("sgd", "false"), ("adam", "false"), ("sgd", "true")])
-def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, optimizer, overlap):
+@pytest.mark.parametrize(
+    ("optimizer", "overlap", "regularization"),
+    [("sgd", "false", HETEROGENEOUS), ("adam", "false", []), ("sgd", "true", [])],
+    ids=["sgd-regularised", "adam", "overlapped"],
+)
+def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, optimizer, overlap, regularization):
     """k steps + restart + (n - k) steps = n steps, with momentum, statistics, augmentation, in mid-epoch."""
     shared = [f"optimizer.name={optimizer}", "optimizer.schedule=constant", "checkpoint.every_steps=5"]
-    shared += ["method.optimizer_state=true", f"method.overlap={overlap}"]
+    shared += ["method.optimizer_state=true", f"method.overlap={overlap}", *regularization]
     num_ranks = 3
     if overlap == "true":  # two members, each on two ranks
         shared += ["ensemble.members=2"]
@@ -103,6 +116,17 @@ def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, 
         "consensus_distance",
     )
     assert [getattr(read_summary(whole), key) for key in keys] == [getattr(read_summary(parts), key) for key in keys]
+
+
+def test_regularisation_reaches_the_training_and_what_each_member_drew_is_written_down(tmp_path):
+    plain, regularised = (
+        train(tmp_path, name, 1, *keys) for name, keys in (("plain", []), ("regularised", HETEROGENEOUS))
+    )
+    assert not equal_weights(plain, regularised)
+    drawn = describe_regularization(tiny_config(*HETEROGENEOUS), 1)
+    assert drawn.count(", ") == 3
+    assert read_metrics(regularised).attributes["regularization"] == drawn
+    assert read_metrics(plain).attributes["regularization"] == ""
 
 
 KILLED = """
@@ -173,10 +197,14 @@ def test_records_can_be_read_by_another_process_while_the_run_goes_on(tmp_path):
         process.wait(timeout=60)
 
 
-@pytest.mark.parametrize("reducer", ["horovod", "mpi"])
-def test_two_replicas_with_half_the_batch_each_equal_one_replica_to_rounding(tmp_path, reducer):
+@pytest.mark.parametrize(
+    ("reducer", "regularization"),
+    [("horovod", []), ("mpi", []), ("mpi", HETEROGENEOUS)],
+    ids=["horovod", "mpi", "mpi-regularised"],
+)
+def test_two_replicas_with_half_the_batch_each_equal_one_replica_to_rounding(tmp_path, reducer, regularization):
     """No normalisation: batch statistics of half a batch are not those of the whole."""
-    shared = [MLP, f"parallel.reducer={reducer}", "ensemble.members=2", "checkpoint.every_steps=8"]
+    shared = [MLP, f"parallel.reducer={reducer}", "ensemble.members=2", "checkpoint.every_steps=8", *regularization]
     one = train(tmp_path, "one", 2, *shared)
     two = train(tmp_path, "two", 4, *shared)
     assert (read_summary(one).num_replicas, read_summary(two).num_replicas) == (1, 2)
@@ -251,6 +279,7 @@ def test_soup_is_the_mean_of_the_members_and_loads_into_the_model(tmp_path):
 def test_dali_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, digits_folder: Path):
     shared = ["data.name=image_folder", f"data.path={digits_folder}", "data.image_size=16", "data.resize=16"]
     shared += ["checkpoint.every_steps=3", "optimizer.schedule=constant", "train.steps=6", "data.workers=1"]
+    shared += HETEROGENEOUS
     whole = train(tmp_path, "whole", 2, *shared)
     train(tmp_path, "parts", 2, *shared, "train.steps=3")
     assert equal_weights(whole, train(tmp_path, "parts", 2, *shared, "checkpoint.resume=auto"))

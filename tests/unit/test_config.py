@@ -110,6 +110,35 @@ def test_a_wrong_file_is_refused_with_a_sentence(tmp_path, text, says):
     assert "\n" not in str(raised.value)
 
 
+def test_a_regularisation_is_a_number_for_all_members_or_a_list(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("train: {mixup: 0.2, cutmix: [0, 1], label_smoothing: [0.1]}\n")
+    train = load_config(file, ["train.label_smoothing=0", "train.random_erasing=[0.1,1]"]).train
+    assert [train.mixup, train.cutmix, train.label_smoothing, train.random_erasing] == [[0.2], [0, 1], [0], [0.1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("train.mixup=-0.1", r"train.mixup=\[-0.1\]: expected a number, 0 or more, or a list of such"),
+        ("train.cutmix=[0,-1]", r"train.cutmix=\[0.0, -1.0\]: expected a number, 0 or more"),
+        ("train.cutmix=[]", r"train.cutmix=\[\]: expected a number"),
+        ("train.mixup=.inf", r"train.mixup=\[inf\]: expected a finite number"),
+        ("train.mixup=[[1]]", r"train.mixup=\[\[1\]\]: expected a list of numbers"),
+        ("train.mixup=[0,often]", r"train.mixup\[1\]: .*'often'"),
+        ("train.mixup=null", "train.mixup"),
+        ("train.label_smoothing=1", r"train.label_smoothing=\[1.0\]: expected a number in \[0, 1\), or a list of such"),
+        ("train.label_smoothing=-0.1", "train.label_smoothing"),
+        ("train.random_erasing=1.01", r"train.random_erasing=\[1.01\]: expected a probability in \[0, 1\]"),
+        ("train.random_erasing=[]", r"train.random_erasing=\[\]"),
+    ],
+)
+def test_a_regularisation_out_of_its_range_is_refused_with_a_sentence(key, says):
+    with pytest.raises(ConfigError, match=says) as raised:
+        load_config(None, [key])
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", "."])
 def test_a_run_name_that_would_leave_the_folder_of_runs_is_refused(name):
     with pytest.raises(ConfigError, match=r"run\.name"):

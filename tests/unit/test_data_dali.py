@@ -24,7 +24,8 @@ from wash_hpc.data.augment import MIRROR, draw_windows, first_valid_window
 from wash_hpc.data.dali import random_window
 from wash_hpc.data.folder import scan_splits
 from wash_hpc.data.image_folder import FolderSource
-from wash_hpc.data.source import Shard, batch_positions
+from wash_hpc.data.regularize import regularize
+from wash_hpc.data.source import Batch, Shard, batch_positions
 from wash_hpc.errors import DataError
 from wash_hpc.seeds import Stream, generator
 
@@ -109,6 +110,20 @@ def test_images_are_normalised_by_the_configured_mean_and_deviation(photos: Path
     )
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.1, 0.2, 0.3], [0.5, 0.6, 0.7]))
     torch.testing.assert_close(normalised.images, (plain - mean) / std, atol=1e-5, rtol=1e-5)
+
+
+def test_images_from_files_are_mixed_and_erased_as_any_others(photos: Path) -> None:
+    keys = [f"data.path={photos}", "data.batch_size=6", "train.mixup=0.5", "train.cutmix=1", "train.random_erasing=1"]
+    config, source = load_config(None, keys), open_photos(photos)
+    plain = [Batch(b.images.clone(), b.labels.clone()) for b in islice(source.train(1, Shard(), 6, 2), 5)]
+    expected = regularize(iter(plain), config, 1, Shard(), 2, 2)
+    batches = regularize(source.train(1, Shard(), 6, 2), config, 1, Shard(), 2, 2)
+    for before, slow, batch in zip(plain, expected, list(islice(batches, 5)), strict=True):
+        assert batch.shares is not None
+        assert slow.shares is not None
+        assert torch.equal(batch.images, slow.images)
+        assert torch.equal(batch.shares, slow.shares)
+        assert not torch.equal(batch.images, before.images)
 
 
 def test_dalis_window_arithmetic_equals_the_slow_twin_for_images_of_all_shapes() -> None:

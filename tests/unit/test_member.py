@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tests.support import tiny_config
 from wash_hpc.config import OptimizerConfig
+from wash_hpc.data.regularize import Mix, mix_pairs, regularization_of
 from wash_hpc.data.source import Batch
 from wash_hpc.member import Member, learning_rate
 from wash_hpc.models import build_model
@@ -109,6 +110,27 @@ def test_progress_counts_loss_and_hits_and_starts_anew():
     assert math.isclose(progress.loss_sum / 8, float(F.cross_entropy(expected[0], batch(0).labels)), rel_tol=1e-5)
     assert progress.num_correct == int((expected[0].argmax(dim=1) == batch(0).labels).sum())
     assert member.read_progress().num_images == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_member_learns_the_shares_of_mixed_images_with_its_own_label_smoothing(precision):
+    config = tiny_config("train.label_smoothing=[0,0.1,0.3]", "run.seed=3", f"train.precision={precision}")
+    mixed = mix_pairs(batch(0), Mix(0.7, None), num_classes=4)
+    losses = {}
+    for number in range(3):
+        torch.manual_seed(0)
+        member = Member(build_model("mlp", (3, 8, 8), 4, 2), config, number, 0, 5, AloneReducer())
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), torch.no_grad():
+            logits = member.model(mixed.images).float()
+        member.step(mixed, 0)
+        progress = member.read_progress()
+        assert mixed.shares is not None
+        smoothing = regularization_of(config, number).label_smoothing
+        targets = (1 - smoothing) * mixed.shares + smoothing / 4
+        losses[smoothing] = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        assert math.isclose(progress.loss_sum / 8, losses[smoothing], rel_tol=1e-2 if precision == "bf16" else 1e-5)
+        assert progress.num_correct == int((logits.argmax(dim=1) == mixed.labels).sum())
+    assert len(set(map(float, losses.values()))) == 3
 
 
 def test_dropout_depends_on_seed_member_and_step_alone():

@@ -24,15 +24,22 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and their classes, both on the source's device.
+    """Images and their classes, all on the source's device.
 
     Attributes:
         images: [B, C, H, W] float32, normalised.
-        labels: [B] int64, in [0, num_classes).
+        labels: [B] int64, in [0, num_classes); of a mixed image, the class that has the larger share in it.
+        shares: [B, num_classes] float32, the share of each class in an image; None where images are not mixed.
     """
 
     images: Tensor
     labels: Tensor
+    shares: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """What `cross_entropy` compares predictions with: the shares where images are mixed, else the labels."""
+        return self.labels if self.shares is None else self.shares
 
 
 @dataclass(frozen=True)
