@@ -135,12 +135,8 @@ def seconds_of_draws(drawer: Drawer, num_draws: int) -> list[float]:
 def draw_densely(drawer: Drawer, step: int) -> Draw:
     """The dense way: a Bernoulli variable for every parameter, a permutation by argsort for every picked one."""
     random = torch.Generator().manual_seed(step)
-    chosen = torch.cat(
-        [
-            torch.rand(int(size), generator=random) < float(p)
-            for size, p in zip(drawer.layer_sizes, drawer.probabilities, strict=True)
-        ]
-    )
+    layers = zip(drawer.layer_sizes, drawer.probabilities, strict=True)
+    chosen = torch.cat([torch.bernoulli(torch.full((int(size),), float(p)), generator=random) for size, p in layers])
     positions = chosen.nonzero().flatten().numpy()
     keys = torch.rand(drawer.num_members, len(positions), generator=random)
     return Draw(positions, keys.argsort(dim=0).numpy().astype(np.uint16), drawer.topology.groups(step))

@@ -66,6 +66,11 @@ class Wash(Method):
         self._finish_overlapped(step - 1)
         if not is_due(self._config, step):
             return
+        self._exchange_after(step)
+        if is_due(self._config, step + self._config.every):
+            self._ahead.start(step + self._config.every)  # last: it would compete with the exchange for cores
+
+    def _exchange_after(self, step: int) -> None:
         draw, transfer = self._ahead.take(step)
         if self._num_exchanges % _CHECK_EVERY == 0:
             self._world.require_same(draw.digest, f"the draw of step {step}")
@@ -78,8 +83,6 @@ class Wash(Method):
                 self._overlapped.start(transfer)
             else:
                 self._look_after(self._exchange(transfer), step)
-        if is_due(self._config, step + self._config.every):
-            self._ahead.start(step + self._config.every)  # last: it would compete with the exchange for cores
 
     def finish(self) -> None:
         """See `Method.finish`; applies the last overlapped exchange."""

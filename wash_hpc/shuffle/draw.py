@@ -82,6 +82,9 @@ class Drawer:
         certain = self.probabilities >= 1.0
         self.intensities = -np.log1p(-np.where(certain, 0.0, self.probabilities))
         self.layer_ends = np.cumsum(self.intensities * self.layer_sizes)  # in units of the process's own clock
+        # From that clock to positions: the point t lies in the parameter floor(t * scale + shift).
+        self.scales = 1.0 / np.where(self.intensities > 0, self.intensities, 1.0)
+        self.shifts = self.layer_starts - (self.layer_ends - self.intensities * self.layer_sizes) * self.scales
         whole = [
             np.arange(a, a + n) for a, n in zip(self.layer_starts[certain], self.layer_sizes[certain], strict=True)
         ]
@@ -119,15 +122,19 @@ class Drawer:
 
     def _pick(self, random: np.random.Generator) -> NDArray[np.int64]:
         points = _poisson_points(random, self.layer_ends[-1])
-        counts = np.diff(np.searchsorted(points, self.layer_ends), prepend=0)
-        begins = self.layer_ends - self.intensities * self.layer_sizes
-        points -= np.repeat(begins, counts)
-        points /= np.repeat(self.intensities, counts)
+        ends = np.searchsorted(points, self.layer_ends)
+        counts = np.diff(ends, prepend=0)
+        points *= np.repeat(self.scales, counts)
+        points += np.repeat(self.shifts, counts)
         positions = points.astype(np.int64)
-        # A point on a layer's edge may round past it.
-        np.clip(positions, 0, np.repeat(self.layer_sizes - 1, counts), out=positions)
-        positions += np.repeat(self.layer_starts, counts)
-        positions = positions[np.diff(positions, prepend=-1) != 0]  # hit twice is picked once
+        # The first and the last point of a layer may round into its neighbour.
+        hit = np.flatnonzero(counts)
+        first, last = ends[hit] - counts[hit], ends[hit] - 1
+        positions[first] = np.maximum(positions[first], self.layer_starts[hit])
+        positions[last] = np.minimum(positions[last], self.layer_starts[hit] + self.layer_sizes[hit] - 1)
+        is_new = np.ones(len(positions), dtype=np.bool_)
+        np.not_equal(positions[1:], positions[:-1], out=is_new[1:])
+        positions = positions.take(np.flatnonzero(is_new))  # hit twice is picked once
         if len(self.certain_positions):
             positions = np.sort(np.concatenate([positions, self.certain_positions]))
         return positions
@@ -151,7 +158,7 @@ class Drawer:
             table = group[(np.arange(size)[:, None] + np.arange(size)) % size]
             return table.take(shift, axis=1)
         if size <= _TABLE_UP_TO:
-            which = random.integers(factorial(size), size=num_picked, dtype=np.uint32)
+            which = random.integers(factorial(size), size=num_picked, dtype=np.int64)
             table = group[_permutations(size)]
             return table.take(which, axis=1)
         source = np.repeat(group[:, None], num_picked, axis=1)

@@ -71,10 +71,9 @@ def make_plan(draw: Draw, member: int, num_rows: int = 1, row_size: int = 0) -> 
     for peer in peers:
         send_counts[peer] = len(to_peer[peer]) * num_rows
         recv_counts[peer] = len(from_peer[peer]) * num_rows
-    rows = range(num_rows)
     return Plan(
-        send_positions=_concatenate([to_peer[peer] + row * row_size for peer in peers for row in rows]),
-        recv_positions=_concatenate([from_peer[peer] + row * row_size for peer in peers for row in rows]),
+        send_positions=_in_all_rows([to_peer[peer] for peer in peers], num_rows, row_size),
+        recv_positions=_in_all_rows([from_peer[peer] for peer in peers], num_rows, row_size),
         send_counts=send_counts,
         recv_counts=recv_counts,
         peers=peers,
@@ -86,5 +85,8 @@ def _places(draw: Draw, picked: NDArray[np.bool_]) -> Positions:
     return draw.positions.take(np.flatnonzero(picked))
 
 
-def _concatenate(parts: list[Positions]) -> Positions:
+def _in_all_rows(parts: list[Positions], num_rows: int, row_size: int) -> Positions:
+    """Each part in the first row, followed by the same part in each other row, one part after the other."""
+    if num_rows > 1:
+        parts = [part + row * row_size for part in parts for row in range(num_rows)]
     return np.concatenate([*parts, np.empty(0, dtype=np.int64)])

@@ -26,14 +26,13 @@ def draw_slowly(drawer: Drawer, step: int, absent: Collection[int] = ()) -> Draw
     point = float(random.standard_exponential())
     positions = []
     for layer, size in enumerate(drawer.layer_sizes):
-        begin = drawer.layer_ends[layer] - drawer.intensities[layer] * size
-        for within in range(size):
+        for position in range(drawer.layer_starts[layer], drawer.layer_starts[layer] + size):
             hit = bool(drawer.probabilities[layer] >= 1.0)
-            while drawer.intensities[layer] > 0 and _parameter_of(point, begin, drawer, layer) == within:
+            while drawer.intensities[layer] > 0 and _position_of(point, drawer, layer) == position:
                 hit = True
                 point += float(random.standard_exponential())
             if hit:
-                positions.append(int(drawer.layer_starts[layer]) + within)
+                positions.append(position)
     groups = drawer.topology.groups(step, absent)
     random = generator(drawer.seed, Stream.SHUFFLE, step, 1)
     source = np.array([[member] * len(positions) for member in range(drawer.num_members)], dtype=np.uint16)
@@ -45,11 +44,13 @@ def draw_slowly(drawer: Drawer, step: int, absent: Collection[int] = ()) -> Draw
     return Draw(np.array(positions, dtype=np.int64), source, groups)
 
 
-def _parameter_of(point: float, begin: float, drawer: Drawer, layer: int) -> int:
+def _position_of(point: float, drawer: Drawer, layer: int) -> int:
     """In which parameter's interval of a layer a point falls; -1 for none."""
     if point >= drawer.layer_ends[layer]:
         return -1
-    return min(int((point - begin) / drawer.intensities[layer]), int(drawer.layer_sizes[layer]) - 1)
+    first = int(drawer.layer_starts[layer])
+    position = int(point * drawer.scales[layer] + drawer.shifts[layer])
+    return min(max(position, first), first + int(drawer.layer_sizes[layer]) - 1)
 
 
 def _permutations_slowly(size: int, num: int, kind: Permutation, random: np.random.Generator) -> list[list[int]]:
@@ -59,7 +60,7 @@ def _permutations_slowly(size: int, num: int, kind: Permutation, random: np.rand
         return [[(place + int(shift)) % size for place in range(size)] for shift in shifts]
     if size <= 8:
         everything = list(permutations(range(size)))
-        return [list(everything[which]) for which in random.integers(len(everything), size=num, dtype=np.uint32)]
+        return [list(everything[which]) for which in random.integers(len(everything), size=num, dtype=np.int64)]
     columns = [list(range(size)) for _ in range(num)]
     for last in range(size - 1, 0, -1):
         for column, other in zip(columns, random.integers(last + 1, size=num, dtype=np.uint16), strict=True):
