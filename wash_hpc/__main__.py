@@ -38,6 +38,10 @@ Any key of the configuration can be given as key=value, as in
   method.name=wash method.p=0.01 method.schedule=decreasing train.epochs=10 run.seed=1 run.name=try-1
 The keys, their defaults and what they mean are one page: wash_hpc/config.py; a run's own are in its config.yaml."""
 
+SOUP_KINDS = """\
+all members; best first and only those that help on held-out images; or all members, each channel's mean and spread put
+back to that of the members (REPAIR, arXiv 2211.08403) (default: uniform)"""
+
 
 PLAN = """\
 Predict what a run will send, how long an exchange takes and what memory a rank needs, from its configuration alone, for
@@ -199,11 +203,13 @@ def _make_parser() -> argparse.ArgumentParser:
     soup.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.path=..., where data have moved")
     soup.add_argument(
         "--kind",
-        choices=["uniform", "greedy"],
+        choices=["uniform", "greedy", "repair"],
         default="uniform",
-        help="all members, or best first and only those that help on held-out images (default: uniform)",
+        help=SOUP_KINDS,
     )
-    soup.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/members/[greedy_]soup.safetensors")
+    soup.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: RUN/members/[greedy_|repair_]soup.safetensors"
+    )
     soup.set_defaults(run=_soup)
 
     _add_plan(commands)

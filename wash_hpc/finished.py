@@ -16,7 +16,7 @@ from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.flat import Flat, get_statistics
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.errors import ConfigError
-from wash_hpc.evaluate import Evaluation, Evaluator
+from wash_hpc.evaluate import Evaluation, Evaluator, JudgedSoup
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, agreed
@@ -123,7 +123,7 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
     Args:
         folder: the run's.
         overrides: as in `open_run`.
-        kind: `uniform` or `greedy`.
+        kind: `uniform`, `greedy` or `repair`.
         output: the file; None for the run's own.
 
     Returns:
@@ -136,19 +136,20 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
     if kind == "greedy":
         with agreed(run.world.comm):
             run.evaluator.require_held_out()
-        greedy = run.evaluator.greedy(run.fetch)
-        weights, accuracy, members = greedy.weights, greedy.accuracy, greedy.members
+        soup = run.evaluator.greedy(run.fetch)
+    elif kind == "repair":
+        soup = run.evaluator.repaired(run.fetch)
     else:
         evaluation = run.evaluator.evaluate(run.fetch)
-        weights, accuracy = evaluation.soup, evaluation.soup_accuracy
         members = [member for member in range(run.num_members) if member not in evaluation.left_out]
+        soup = JudgedSoup(members, evaluation.soup_accuracy, evaluation.soup)
     file = output or soup_file(folder, kind)
     run.reducer.close()
     if not run.world.is_root:
         return ""
-    run.evaluator.load(weights)
+    run.evaluator.load(soup.weights)
     save_model(file, run.evaluator.model)
-    return f"{file}: {kind} soup of members {', '.join(map(str, members))}; test accuracy {accuracy:.2%}"
+    return f"{file}: {kind} soup of members {', '.join(map(str, soup.members))}; test accuracy {soup.accuracy:.2%}"
 
 
 def _in_lines(heading: str, evaluation: Evaluation) -> str:
