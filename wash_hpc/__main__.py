@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wash_hpc import __version__
 from wash_hpc.errors import WashError
-from wash_hpc.parallel import require_mpi, start_mpi
+from wash_hpc.parallel import end_command, require_mpi, start_mpi
 
 DESCRIPTION = """\
 Train an ensemble that can be averaged into one network (WASH, arXiv 2405.17517).
@@ -69,20 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         return status
     except WashError as error:
-        return _end_for(error)
+        return end_command(error)
     except BrokenPipeError:  # as in `wash-hpc train --list | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _end_for(error: WashError) -> int:
-    """Say a user's mistake once, in a way that leaves no rank waiting."""
-    if "mpi4py.MPI" in sys.modules:
-        from wash_hpc.parallel.world import end_for
-
-        end_for(error)
-    print(f"wash_hpc: error: {error}", file=sys.stderr)
-    return 2
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ class FinishedRun:
 
     Attributes:
         folder: the run's.
+        config: the run's, with this job's arguments.
         num_members: M, the files there are; not the ranks of this job.
         world: the ranks of this job.
         source: the run's images.
@@ -39,6 +40,7 @@ class FinishedRun:
     """
 
     folder: Path
+    config: Config
     num_members: int
     world: World
     source: Source
@@ -47,10 +49,9 @@ class FinishedRun:
     model: nn.Module
 
     def fetch(self, member: int) -> Weights:
-        """A member's weights, read from its file."""
+        """A member's weights, read from its file; its own, however many are fetched after it."""
         load_model(member_file(self.folder, member), self.model)
-        flat = Flat(self.model)
-        return Weights(flat.values.detach(), get_statistics(self.model))
+        return Weights(Flat(self.model).values.detach().clone(), get_statistics(self.model))
 
 
 def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
@@ -77,7 +78,7 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
         make_reducer = reducer_class(config.parallel.reducer)
     reducer = make_reducer(world)
     evaluator = Evaluator(config, source, scratch, num_members, Shard(comm.rank, comm.size), reducer)
-    return FinishedRun(folder, num_members, world, source, evaluator, reducer, model)
+    return FinishedRun(folder, config, num_members, world, source, evaluator, reducer, model)
 
 
 def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, as_json: bool) -> str:
