@@ -23,6 +23,7 @@ class Stream(IntEnum):
     SPLIT = 5  # none
     STATISTICS = 6  # none, or the batch
     SYNTHETIC = 7  # counters: split
+    LANDSCAPE = 10  # counters: 0 for the images, 1 for the first vector of an iteration
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:
