@@ -58,7 +58,7 @@ class Basin:
         soup = RunningSoup()
         for member in members:
             weights = fetch(member)
-            if not weights.values.isfinite().all():
+            if not weights.are_finite:
                 raise WashError(f"the weights of member {member} are not finite: choose others by --members")
             soup = soup.with_one_more(weights)
         self._soup = soup.weights()

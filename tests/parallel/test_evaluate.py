@@ -140,6 +140,9 @@ def test_a_repaired_soup_is_equal_on_all_ranks_and_as_good_as_on_one(mpi_ranks, 
     ]
     assert len(set(comm.allgather((soups[0].accuracy, soups[0].weights.values.numpy().tobytes())))) == 1
     assert soups[0].members == list(range(NUM_MEMBERS))
+    sick = Weights(torch.full_like(fetch(0).values, torch.nan), fetch(0).statistics)
+    evaluator = Evaluator(tiny_config(*batch), source, make(9), 2, Shard(comm.rank, comm.size), MPIReducer(world))
+    assert evaluator.repaired([fetch(0), sick].__getitem__).members == [0]
     # On several ranks each corrects by batches of its own, which differ a little from the one batch of all images.
     apart = (soups[0].weights.values - soups[1].weights.values).norm() / soups[1].weights.values.norm()
     assert float(apart) < (1e-12 if comm.size == 1 else 0.1)
