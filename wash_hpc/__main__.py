@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wash_hpc import __version__
 from wash_hpc.errors import WashError
-from wash_hpc.parallel import require_mpi, start_mpi
+from wash_hpc.parallel import end_command, require_mpi, start_mpi
 
 DESCRIPTION = """\
 Train an ensemble that can be averaged into one network (WASH, arXiv 2405.17517).
@@ -37,6 +37,10 @@ TRAIN_KEYS = """\
 Any key of the configuration can be given as key=value, as in
   method.name=wash method.p=0.01 method.schedule=decreasing train.epochs=10 run.seed=1 run.name=try-1
 The keys, their defaults and what they mean are one page: wash_hpc/config.py; a run's own are in its config.yaml."""
+
+SOUP_KINDS = """\
+all members; best first and only those that help on held-out images; or all members, each channel's mean and spread put
+back to that of the members (REPAIR, arXiv 2211.08403) (default: uniform)"""
 
 
 PLAN = """\
@@ -65,20 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         return status
     except WashError as error:
-        return _end_for(error)
+        return end_command(error)
     except BrokenPipeError:  # as in `wash-hpc train --list | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def _end_for(error: WashError) -> int:
-    """Say a user's mistake once, in a way that leaves no rank waiting."""
-    if "mpi4py.MPI" in sys.modules:
-        from wash_hpc.parallel.world import end_for
-
-        end_for(error)
-    print(f"wash_hpc: error: {error}", file=sys.stderr)
-    return 2
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -199,11 +193,13 @@ def _make_parser() -> argparse.ArgumentParser:
     soup.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.path=..., where data have moved")
     soup.add_argument(
         "--kind",
-        choices=["uniform", "greedy"],
+        choices=["uniform", "greedy", "repair"],
         default="uniform",
-        help="all members, or best first and only those that help on held-out images (default: uniform)",
+        help=SOUP_KINDS,
     )
-    soup.add_argument("--output", type=Path, metavar="FILE", help="default: RUN/members/[greedy_]soup.safetensors")
+    soup.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: RUN/members/[greedy_|repair_]soup.safetensors"
+    )
     soup.set_defaults(run=_soup)
 
     _add_plan(commands)

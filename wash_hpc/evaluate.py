@@ -8,7 +8,7 @@ finished one (weights come from files). Owns no communication but sums of counts
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from wash_hpc.config import Config
 from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.batchnorm import recompute_statistics
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
+from wash_hpc.ensemble.repair import mean_of_channels, measure_channels, repair
 from wash_hpc.ensemble.soup import RunningSoup, Weights, greedy_soup
 from wash_hpc.errors import ConfigError, HealthError
 from wash_hpc.parallel.reducer import Reducer, Scope
@@ -49,8 +50,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class GreedySoup:
-    """A soup whose members were chosen on held-out images.
+class JudgedSoup:
+    """A soup made in some other way than by averaging all there is.
 
     Attributes:
         members: those in it, in the order in which they were added.
@@ -128,7 +129,7 @@ class Evaluator:
         num_images = self._source.num_images(split)
         return Evaluation(members, ensemble, recomputed, raw, self._weights(), num_images, left_out)
 
-    def greedy(self, fetch: Fetch) -> GreedySoup:
+    def greedy(self, fetch: Fetch) -> JudgedSoup:
         """Make a greedy soup on the held-out images and judge it on the test images. Collective over the world.
 
         Args:
@@ -146,7 +147,32 @@ class Evaluator:
         order = sorted(scores, key=lambda member: (-scores[member], member))
         members, weights = greedy_soup(order, fetch, lambda soup: self._accuracy_of(soup, "held_out", recompute=True))
         accuracy = self._accuracy_of(weights, "test", recompute=True)
-        return GreedySoup(members, accuracy, self._weights())
+        return JudgedSoup(members, accuracy, self._weights())
+
+    def repaired(self, fetch: Fetch) -> JudgedSoup:
+        """Average the members, REPAIR the soup on training images and judge it on the test images.
+
+        Collective over the world. Holds one member at a time beside the soup; leaves out those that are not finite.
+
+        Args:
+            fetch: gives a member's weights; called once a member, in order, on all ranks.
+
+        Raises:
+            HealthError: no member has finite weights; on all ranks.
+        """
+        soup, channels = RunningSoup(), {}
+        for member in range(self._num_members):
+            weights = fetch(member)
+            if weights.are_finite:
+                soup = soup.with_one_more(weights)
+                self.load(weights)
+                channels[member] = measure_channels(self.model, self._statistics_images(), self._sum)
+        if not channels:
+            raise HealthError("no member has finite weights: there is nothing to average; try a lower optimizer.lr")
+        self.load(soup.weights())
+        repair(self.model, mean_of_channels(list(channels.values())), self._statistics_images, self._sum)
+        accuracy = self._as_fractions([_num_correct(*self._predict("test"))], "test")[0]
+        return JudgedSoup(list(channels), accuracy, self._weights())
 
     def require_held_out(self) -> None:
         """Refuse where there are no held-out images.
@@ -174,11 +200,16 @@ class Evaluator:
         return self._as_fractions([_num_correct(*self._predict(split))], split)[0]
 
     def _recompute_statistics(self) -> None:
-        batches = self._source.statistics(
-            self._config.evaluate.statistics_images, self._shard, self._config.evaluate.batch_size
-        )
-        images = (batch.images for batch in batches)
-        recompute_statistics(self.model, images, lambda sums: self._reducer.sum_(sums, Scope.WORLD))
+        recompute_statistics(self.model, self._statistics_images(), self._sum)
+
+    def _statistics_images(self) -> Iterator[Tensor]:
+        """This rank's part of the training images by which statistics are measured, batch by batch."""
+        evaluate = self._config.evaluate
+        for batch in self._source.statistics(evaluate.statistics_images, self._shard, evaluate.batch_size):
+            yield batch.images
+
+    def _sum(self, sums: Tensor) -> Tensor:
+        return self._reducer.sum_(sums, Scope.WORLD)
 
     @torch.no_grad()
     def _predict(self, split: Split) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.flat import Flat, get_statistics
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.errors import ConfigError
-from wash_hpc.evaluate import Evaluation, Evaluator
+from wash_hpc.evaluate import Evaluation, Evaluator, JudgedSoup
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, agreed
@@ -30,6 +30,7 @@ class FinishedRun:
 
     Attributes:
         folder: the run's.
+        config: the run's, with this job's arguments.
         num_members: M, the files there are; not the ranks of this job.
         world: the ranks of this job.
         source: the run's images.
@@ -39,6 +40,7 @@ class FinishedRun:
     """
 
     folder: Path
+    config: Config
     num_members: int
     world: World
     source: Source
@@ -47,10 +49,9 @@ class FinishedRun:
     model: nn.Module
 
     def fetch(self, member: int) -> Weights:
-        """A member's weights, read from its file."""
+        """A member's weights, read from its file; its own, however many are fetched after it."""
         load_model(member_file(self.folder, member), self.model)
-        flat = Flat(self.model)
-        return Weights(flat.values.detach(), get_statistics(self.model))
+        return Weights(Flat(self.model).values.detach().clone(), get_statistics(self.model))
 
 
 def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
@@ -77,7 +78,7 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
         make_reducer = reducer_class(config.parallel.reducer)
     reducer = make_reducer(world)
     evaluator = Evaluator(config, source, scratch, num_members, Shard(comm.rank, comm.size), reducer)
-    return FinishedRun(folder, num_members, world, source, evaluator, reducer, model)
+    return FinishedRun(folder, config, num_members, world, source, evaluator, reducer, model)
 
 
 def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, as_json: bool) -> str:
@@ -123,7 +124,7 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
     Args:
         folder: the run's.
         overrides: as in `open_run`.
-        kind: `uniform` or `greedy`.
+        kind: `uniform`, `greedy` or `repair`.
         output: the file; None for the run's own.
 
     Returns:
@@ -136,19 +137,20 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
     if kind == "greedy":
         with agreed(run.world.comm):
             run.evaluator.require_held_out()
-        greedy = run.evaluator.greedy(run.fetch)
-        weights, accuracy, members = greedy.weights, greedy.accuracy, greedy.members
+        soup = run.evaluator.greedy(run.fetch)
+    elif kind == "repair":
+        soup = run.evaluator.repaired(run.fetch)
     else:
         evaluation = run.evaluator.evaluate(run.fetch)
-        weights, accuracy = evaluation.soup, evaluation.soup_accuracy
         members = [member for member in range(run.num_members) if member not in evaluation.left_out]
+        soup = JudgedSoup(members, evaluation.soup_accuracy, evaluation.soup)
     file = output or soup_file(folder, kind)
     run.reducer.close()
     if not run.world.is_root:
         return ""
-    run.evaluator.load(weights)
+    run.evaluator.load(soup.weights)
     save_model(file, run.evaluator.model)
-    return f"{file}: {kind} soup of members {', '.join(map(str, members))}; test accuracy {accuracy:.2%}"
+    return f"{file}: {kind} soup of members {', '.join(map(str, soup.members))}; test accuracy {soup.accuracy:.2%}"
 
 
 def _in_lines(heading: str, evaluation: Evaluation) -> str:

@@ -7,11 +7,12 @@ different GPUs for one seed.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 
 
+@unique
 class Stream(IntEnum):
     """What the numbers are for; streams of one seed are independent of each other."""
 
@@ -25,6 +26,7 @@ class Stream(IntEnum):
     SYNTHETIC = 7  # counters: split
     COMBINATION = 8  # none
     REGULARIZE = 9  # counters: member, step
+    LANDSCAPE = 10  # counters: 0 for the images, 1 for the first vector of an iteration
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

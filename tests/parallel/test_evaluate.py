@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mpi4py import MPI
 
 from tests.support import tiny_config
 from wash_hpc.data import open_source
@@ -16,6 +17,7 @@ from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.models import build_model
+from wash_hpc.parallel.mpi_reducer import MPIReducer
 from wash_hpc.parallel.reducer import Scope, reducer_class
 from wash_hpc.parallel.world import World, start_mpi
 
@@ -111,3 +113,36 @@ def test_greedy_soup_is_chosen_on_held_out_images_and_equal_on_all_ranks(mpi_ran
     assert greedy.members[0] == held_out.index(max(held_out))
     assert len(set(greedy.members)) == len(greedy.members)
     assert len(set(comm.allgather((tuple(greedy.members), greedy.accuracy)))) == 1
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3], timeout=120)
+@pytest.mark.parametrize("name", ["mlp", "resnet_small"])
+def test_a_repaired_soup_is_equal_on_all_ranks_and_as_good_as_on_one(mpi_ranks, comm, name):
+    source = open_source(tiny_config("data.num_images=200"), CPU)
+
+    def make(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return build_model(name, source.image_shape, source.num_classes, 4)
+
+    def fetch(member: int) -> Weights:
+        model = make(member)
+        flat = Flat(model)
+        return Weights(flat.values.detach(), get_statistics(model))
+
+    world = World.open(start_mpi(), None)
+    alone = World.open(MPI.COMM_SELF, None)
+    batch = ["evaluate.batch_size=128", "evaluate.statistics_images=128"]
+    soups = [
+        Evaluator(
+            tiny_config(*batch), source, make(9), NUM_MEMBERS, Shard(where.comm.rank, where.comm.size), reducer
+        ).repaired(fetch)
+        for where, reducer in ((world, MPIReducer(world)), (alone, MPIReducer(alone)))
+    ]
+    assert len(set(comm.allgather((soups[0].accuracy, soups[0].weights.values.numpy().tobytes())))) == 1
+    assert soups[0].members == list(range(NUM_MEMBERS))
+    sick = Weights(torch.full_like(fetch(0).values, torch.nan), fetch(0).statistics)
+    evaluator = Evaluator(tiny_config(*batch), source, make(9), 2, Shard(comm.rank, comm.size), MPIReducer(world))
+    assert evaluator.repaired([fetch(0), sick].__getitem__).members == [0]
+    # On several ranks each corrects by batches of its own, which differ a little from the one batch of all images.
+    apart = (soups[0].weights.values - soups[1].weights.values).norm() / soups[1].weights.values.norm()
+    assert float(apart) < (1e-12 if comm.size == 1 else 0.1)

@@ -72,6 +72,18 @@ def test_greedy_soup_says_which_members_are_in_it(run):
     assert done.stdout.startswith(str(run / "members" / "greedy_soup.safetensors") + ": greedy soup of members")
 
 
+def test_a_repaired_soup_is_written_beside_the_others_with_the_members_keys(run):
+    done = mpirun(2, "wash-hpc", "soup", str(run), "--kind", "repair")
+    assert done.returncode == 0, done.stderr
+    file = run / "members" / "repair_soup.safetensors"
+    assert done.stdout.startswith(f"{file}: repair soup of members 0, 1, 2; test accuracy")
+    repaired, plain = load_file(file), load_file(run / "members" / "soup.safetensors")
+    assert {name: tensor.shape for name, tensor in repaired.items()} == {
+        name: tensor.shape for name, tensor in plain.items()
+    }
+    assert not torch.equal(repaired["stem.0.weight"], plain["stem.0.weight"])
+
+
 @pytest.mark.parametrize("command", ["evaluate", "soup"])
 def test_commands_refuse_what_is_no_finished_run(tmp_path, command):
     done = mpirun(2, "wash-hpc", command, str(tmp_path))

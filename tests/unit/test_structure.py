@@ -18,12 +18,21 @@ LEVELS = [
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
     {"report", "methods", "member", "evaluate"},
-    {"observe"},
-    {"train", "predict", "traffic", "doctor"},
+    {"observe", "survey"},
+    {"train", "predict", "traffic", "doctor", "basin"},
     {"finished", "plan_report"},
+    {"landscape"},
     {"__main__"},
 ]
-DOORS = {"mpi4py": {"parallel"}, "horovod": {"parallel"}, "nvidia": {"data"}, "h5py": {"storage"}, "plotly": {"report"}}
+DOORS = {
+    "mpi4py": {"parallel"},
+    "horovod": {"parallel"},
+    "nvidia": {"data"},
+    "h5py": {"storage"},
+    "plotly": {"report"},
+    "matplotlib": {"report"},
+    "scipy": {"ensemble"},
+}
 
 
 def modules() -> list[Path]:
@@ -81,9 +90,10 @@ def test_the_method_needs_numpy_and_torch_alone(file):
 def test_the_package_and_its_method_import_without_mpi_horovod_dali_and_h5py():
     code = """
 import sys
-for name in ("mpi4py", "horovod", "nvidia", "h5py", "plotly", "sklearn", "torchvision"):
+for name in ("mpi4py", "horovod", "nvidia", "h5py", "plotly", "matplotlib", "scipy", "sklearn", "torchvision"):
     sys.modules[name] = None
 import wash_hpc, wash_hpc.shuffle.reference, wash_hpc.ensemble.soup, wash_hpc.member, wash_hpc.evaluate, wash_hpc.data
+import wash_hpc.survey, wash_hpc.ensemble.curvature, wash_hpc.report.basin_figures
 import wash_hpc.models, wash_hpc.storage.metrics, wash_hpc.parallel, wash_hpc.__main__, wash_hpc.report.summarize
 from wash_hpc.errors import MissingDependencyError
 from wash_hpc.parallel import start_mpi

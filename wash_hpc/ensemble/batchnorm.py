@@ -26,7 +26,7 @@ def recompute_statistics(
             batches, or none.
         sum_over_ranks: replaces a float64 vector by its sum over all ranks that share the work; called once.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = _norms(model)
     if not norms:
         model.eval()
         return
@@ -51,6 +51,15 @@ def recompute_statistics(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether there is anything for `recompute_statistics` to do."""
+    return bool(_norms(model))
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
 
 
 def _running(norms: list[_BatchNorm]) -> Tensor:

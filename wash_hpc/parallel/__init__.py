@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from wash_hpc.errors import MissingDependencyError
+from wash_hpc.errors import MissingDependencyError, WashError
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -34,3 +35,13 @@ def start_mpi() -> MPI.Intracomm:
     from wash_hpc.parallel import world
 
     return world.start_mpi()
+
+
+def end_command(error: WashError) -> int:
+    """Say a user's mistake once, in a way that leaves no rank waiting; returns the exit status, 2, without MPI."""
+    if "mpi4py.MPI" in sys.modules:
+        from wash_hpc.parallel.world import end_for
+
+        end_for(error)
+    sys.stderr.write(f"wash_hpc: error: {error}\n")
+    return 2

@@ -18,7 +18,7 @@ def member_file(folder: Path, member: int) -> Path:
 
 
 def soup_file(folder: Path, kind: str) -> Path:
-    """Where a soup's weights lie: `soup.safetensors` for a uniform one, `greedy_soup.safetensors`."""
+    """Where a soup's weights lie: `soup.safetensors` for a uniform one, else `KIND_soup.safetensors`."""
     return folder / "members" / ("soup.safetensors" if kind == "uniform" else f"{kind}_soup.safetensors")
 
 
