@@ -5,20 +5,23 @@ NCCL refuses two ranks on one GPU: with fewer GPUs than ranks the reducer is MPI
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from itertools import islice
 
 import pytest
 import torch
 
-from tests.support import mpirun, tiny_config, train
+from tests.support import TINY, mpirun, tiny_config, train
 from wash_hpc.config import load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Batch, Shard
 from wash_hpc.parallel.exchange import Exchange
+from wash_hpc.parallel.overlap import OverlappedExchange
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.plan import make_plan
 from wash_hpc.shuffle.probability import layer_probabilities
@@ -34,15 +37,74 @@ CUDA = ["parallel.device=cuda"]
 def test_exchange_staged_through_host_memory_equals_the_slow_reference(mpi_ranks, comm):
     device = torch.device("cuda", comm.rank % torch.cuda.device_count())
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        drawer = Drawer(5, mpi_ranks, [700, 1300], layer_probabilities("constant", 0.3, 2))
-        everyone = torch.randn(mpi_ranks, 2000, generator=torch.Generator().manual_seed(0)).to(dtype)
+        drawer, everyone = drawer_and_storage(mpi_ranks, dtype)
         mine = everyone[comm.rank].to(device)
         exchange = Exchange(comm, mine, drawer.most_expected_moved, staged=True)
         for step in range(5):
             draw = drawer.draw(step)
-            exchange(exchange.prepare(make_plan(draw, comm.rank)))
+            assert exchange(exchange.prepare(make_plan(draw, comm.rank))) == []
             everyone = shuffle_members(everyone, draw)
             assert torch.equal(mine.cpu(), everyone[comm.rank])
+
+
+@pytest.mark.mpi(ranks=[2, 4], timeout=180)
+def test_an_overlapped_exchange_on_a_gpu_is_the_synchronous_one_a_step_later(mpi_ranks, comm):
+    device = torch.device("cuda", comm.rank % torch.cuda.device_count())
+    drawer, everyone = drawer_and_storage(mpi_ranks, torch.float32)
+    mine = everyone[comm.rank].to(device)
+    exchange = Exchange(comm.Dup(), mine, drawer.most_expected_moved, staged=True)
+    overlap = OverlappedExchange(exchange)
+    busy = torch.randn(2048, 2048, device=device)
+    for step in range(6):
+        if overlap.is_pending:
+            assert overlap.finish() == []
+        assert torch.equal(mine.cpu(), everyone[comm.rank])
+        overlap.start(exchange.prepare(make_plan(drawer.draw(step), comm.rank)))
+        busy = busy @ busy / 2048  # the training stream has work of its own meanwhile
+        everyone = shuffle_members(everyone, drawer.draw(step))
+    overlap.finish()
+    overlap.close()
+    assert torch.equal(mine.cpu(), everyone[comm.rank])
+
+
+@pytest.mark.mpi(ranks=[2], timeout=180)
+def test_a_sick_member_on_a_gpu_is_known_to_all_and_nobody_takes_its_values(mpi_ranks, comm):
+    drawer, everyone = drawer_and_storage(mpi_ranks, torch.float32)
+    mine = everyone[comm.rank].to(torch.device("cuda", comm.rank % torch.cuda.device_count()))
+    if comm.rank == 1:
+        mine[make_plan(drawer.draw(1), 1).send_positions[3]] = float("nan")
+    before = mine.clone()
+    exchange = Exchange(comm, mine, drawer.most_expected_moved, staged=True)
+    assert exchange(exchange.prepare(make_plan(drawer.draw(1), comm.rank))) == [1]
+    assert torch.equal(mine.view(torch.int32), before.view(torch.int32))
+
+
+def drawer_and_storage(num_members: int, dtype: torch.dtype) -> tuple[Drawer, torch.Tensor]:
+    """A drawer over 2000 values, and [M, 2001] those of all members with the exchange's own element."""
+    drawer = Drawer(5, num_members, [700, 1300], layer_probabilities("constant", 0.3, 2))
+    storage = torch.randn(num_members, 2001, generator=torch.Generator().manual_seed(0)).to(dtype)
+    storage[:, -1] = 0
+    return drawer, storage
+
+
+def test_the_exchange_is_timed_beside_its_floor_on_a_gpu():
+    """Leaves the figures in build/; ranks share the GPU where there are fewer GPUs than ranks."""
+    command = [sys.executable, "tools/bench_exchange.py", "--device", "cuda", "--members", "2", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    Path("build").mkdir(exist_ok=True)
+    Path("build/bench_exchange_gpu.json").write_text(done.stdout)
+    assert json.loads(done.stdout)["critical_path_over_floor"] > 0
+
+
+def test_auto_says_whether_exchanges_go_through_gpu_or_host_memory(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text("{}\n")
+    where = [f"run.dir={tmp_path}", "run.name=auto", "parallel.reducer=mpi", "log.progress=lines"]
+    command = [sys.executable, "-m", "wash_hpc", "train", str(config), *TINY, *CUDA, *where]
+    done = mpirun(2, *command)
+    assert done.returncode == 0, done.stderr
+    assert "exchanges go through" in done.stdout + done.stderr
 
 
 def test_device_buffers_pass_their_self_test_where_mpi_is_cuda_aware(tmp_path):

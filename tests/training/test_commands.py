@@ -202,3 +202,19 @@ def test_without_a_launcher_a_run_is_one_member(tmp_path):
     done = wash_hpc("train", str(config), *TINY, f"run.dir={tmp_path}", "run.name=alone")
     assert done.returncode == 0, done.stderr
     assert read_summary(tmp_path / "alone").num_members == 1
+
+
+def test_the_exchange_is_measured_beside_its_floor():
+    """That it runs and says all that it promises; figures are for a quiet machine (docs/results.md)."""
+    small = ["--model", "mlp", "--members", "2", "--rounds", "20", "--step-seconds", "0", "--json"]
+    done = subprocess.run(
+        [sys.executable, "tools/bench_exchange.py", *small], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    promised = (
+        "critical_path_over_floor draw_wait_over_floor draw_and_plan_seconds dense_draw_over_ours bytes_sent "
+        "bytes_predicted mask_and_allreduce_over_ours peak_extra_bytes"
+    )
+    assert set(promised.split()) <= set(figures)
+    assert abs(figures["bytes_sent"] - figures["bytes_predicted"]) < figures["bytes_deviation_allowed"]
