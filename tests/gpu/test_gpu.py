@@ -9,8 +9,8 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
