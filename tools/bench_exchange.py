@@ -3,8 +3,9 @@
 
 The floor is what no implementation can avoid: plain torch and mpi4py calls on buffers that are there already, one
 index_select of the moved values, one Alltoallv, one index_copy_. Ours is `Wash.after_step`, all of it. Before each
-timing all ranks pause for as long as a step takes, in which the next draw is made, and meet at a barrier; what counts
-is the slowest rank of a round, and of the rounds the median. Ours and the floor take turns at going first.
+timing all ranks pause for as long as a step takes, in which the next draw is made (cores are free meanwhile, as beside
+a GPU), and meet at a barrier; what counts is the slowest rank of a round, and of the rounds the median. Ours and the
+floor take turns at going first.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ def compare_with_floor(
             turn()
     method.finish()
     item, peers = flat.values.element_size(), ranks.world.layout.num_members - 1
-    sent = [seconds - peers * item for seconds in counted]
+    sent = [num_bytes - peers * item for num_bytes in counted]
     expected = drawer.most_expected_moved * item
     all_sent = ranks.world.comm.allreduce(sum(sent)) / len(sent) / ranks.world.comm.size
     # A picked value moves or stays; the variance of their number is at most its mean, whatever the permutations.
@@ -321,17 +322,15 @@ def measure_memory(ranks: Ranks, flat: Flat, drawer: Drawer) -> Figures:
 
     member, item = ranks.world.layout.member, flat.values.element_size()
     staged = flat.values.is_cuda
-    helper = Exchange(ranks.world.exchange_comm, flat.storage, 0.0, staged)
-    transfers = [helper.prepare(make_plan(drawer.draw(step), member)) for step in range(5)]
-    del helper
+    plans = [make_plan(drawer.draw(step), member) for step in range(5)]
     ranks.world.comm.Barrier()
     before = reset_peak(flat)
     exchange = Exchange(ranks.world.exchange_comm, flat.storage, drawer.most_expected_moved, staged)
-    for transfer in transfers:
-        exchange(transfer)
+    for plan in plans:
+        exchange(exchange.prepare(plan))
     peak = ranks.most(read_peak(flat) - before)
-    message = max(transfer.num_moved for transfer in transfers) * item
-    positions = max(2 * 8 * transfer.length for transfer in transfers)
+    message = max(plan.num_moved for plan in plans) * item
+    positions = max(2 * 8 * plan.num_moved for plan in plans)
     return {
         "peak_extra_bytes": peak,
         "largest_message_bytes": ranks.most(message),

@@ -76,16 +76,6 @@ def bytes_of_draw(drawer: Drawer, values: float) -> float:
     return picked * (drawer.num_members * _BYTES_OF_SOURCE + _BYTES_OF_POSITION) + 4 * values * _BYTES_OF_POSITION
 
 
-def different_exchanges(topology: Topology) -> list[tuple[int, int]]:
-    """Exchanges that stand for all of a period: the step of one of each kind, and how many there are of it.
-
-    All exchanges of a ring are rotations of one, so that one of them stands for the period of M.
-    """
-    if topology.kind == "node" and topology.node_ratio > 1:
-        return [(0, 1), (topology.every, topology.node_ratio - 1)]
-    return [(0, 1)]
-
-
 def scale_drawer(
     drawer: Drawer, picked: float, topology: Topology | None = None, permutation: Permutation | None = None
 ) -> Drawer:

@@ -8,7 +8,7 @@ finished one (weights come from files). Owns no communication but sums of counts
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ class Evaluation:
         soup_accuracy_raw: the same with the mean of the members' statistics.
         soup: the weights of that soup, statistics recomputed.
         num_images: images in the split.
-        left_out: members whose weights are not all finite; they are in neither the ensemble nor the soup.
+        left_out: members that were to be, or whose weights are not all finite; in neither the ensemble nor the soup.
     """
 
     member_accuracy: list[float]
@@ -92,12 +92,13 @@ class Evaluator:
         """Whether there are held-out images to choose a greedy soup by."""
         return self._source.num_images("held_out") > 0
 
-    def evaluate(self, fetch: Fetch, split: Split = "test") -> Evaluation:
+    def evaluate(self, fetch: Fetch, split: Split = "test", without: Collection[int] = ()) -> Evaluation:
         """Judge members, ensemble and uniform soup. Collective over the world.
 
         Args:
             fetch: gives a member's weights; called once a member, in order, on all ranks.
             split: which images.
+            without: members to leave out, besides those whose weights are not finite.
 
         Raises:
             HealthError: no member has finite weights; on all ranks.
@@ -108,7 +109,7 @@ class Evaluator:
         soup = RunningSoup()
         for member in range(self._num_members):
             weights = fetch(member)
-            if not weights.are_finite:
+            if member in without or not weights.are_finite:
                 left_out.append(member)
                 continue
             soup = soup.with_one_more(weights)
@@ -129,11 +130,12 @@ class Evaluator:
         num_images = self._source.num_images(split)
         return Evaluation(members, ensemble, recomputed, raw, self._weights(), num_images, left_out)
 
-    def greedy(self, fetch: Fetch) -> JudgedSoup:
+    def greedy(self, fetch: Fetch, without: Collection[int] = ()) -> JudgedSoup:
         """Make a greedy soup on the held-out images and judge it on the test images. Collective over the world.
 
         Args:
             fetch: gives a member's weights; called with the same members in the same order on all ranks.
+            without: members to leave out, besides those whose weights are not finite.
 
         Raises:
             ConfigError: there are no held-out images.
@@ -142,7 +144,7 @@ class Evaluator:
         scores: dict[int, float] = {}
         for member in range(self._num_members):
             weights = fetch(member)
-            if weights.are_finite:
+            if member not in without and weights.are_finite:
                 scores[member] = self._accuracy_of(weights, "held_out", recompute=False)
         order = sorted(scores, key=lambda member: (-scores[member], member))
         members, weights = greedy_soup(order, fetch, lambda soup: self._accuracy_of(soup, "held_out", recompute=True))

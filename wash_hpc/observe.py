@@ -111,7 +111,7 @@ class Observer:
         per_evaluation = self._config.evaluate.every_epochs * self._steps_per_epoch
         if per_evaluation and step % per_evaluation == 0 and not last:  # the last step is judged in `finish`
             self._member.average_statistics()
-            self._record(step, self._evaluator.evaluate(self._fetch))
+            self._record(step, self._evaluator.evaluate(self._fetch, without=self._method.quarantined))
         if self._config.checkpoint.every_steps and (last or step % self._config.checkpoint.every_steps == 0):
             self._write_checkpoint(step)
 
@@ -121,9 +121,10 @@ class Observer:
         self._member.average_statistics()
         if self._world.layout.replica == 0:  # before judging, which may meet an image that cannot be decoded
             save_model(member_file(folder, self._world.layout.member), self._member.model)
-        evaluation = self._evaluator.evaluate(self._fetch)
+        without = self._method.quarantined
+        evaluation = self._evaluator.evaluate(self._fetch, without=without)
         self._record(self._num_steps, evaluation)
-        greedy = self._evaluator.greedy(self._fetch) if self._evaluator.can_be_greedy else None
+        greedy = self._evaluator.greedy(self._fetch, without) if self._evaluator.can_be_greedy else None
         if self._world.is_root:
             self._save_soup("uniform", evaluation.soup)
             if greedy is not None:

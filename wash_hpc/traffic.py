@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from wash_hpc.draw_cost import different_exchanges
 from wash_hpc.parallel.link import Link
 from wash_hpc.shuffle.draw import Drawer
 
@@ -85,7 +84,7 @@ def predict_traffic(drawer: Drawer, num_rows: int, item_size: int, link: Link) -
     if picked == 0 or drawer.num_members == 1:
         return Traffic()
     kinds, total = [], 0
-    for step, number in different_exchanges(drawer.topology):
+    for step, number in drawer.topology.different_exchanges():
         values = drawer.topology.moved_share(step, cyclic) * picked
         messages = drawer.topology.num_messages(step)
         num_bytes = (values + messages) * item_size

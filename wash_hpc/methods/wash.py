@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.errors import HealthError
+from wash_hpc.errors import ConfigError, HealthError
 from wash_hpc.methods import Method
 from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members, warn_of_no_effect
 from wash_hpc.parallel.device import choose_memory
@@ -40,12 +40,23 @@ class Wash(Method):
         self._num_rows = len(flat.rows) if config.method.optimizer_state else 1
         self._row_size = flat.values.numel()
         moved = self._drawer.most_expected_moved * self._num_rows
-        memory = choose_memory(world, flat.values.device, config.parallel.device_buffers, moved)
-        self.notes = (memory.reason,) if memory.reason else ()
         overlap = config.method.overlap and world.layout.num_members > 1
-        if overlap:
-            with agreed(world.comm):
+        buffers = config.parallel.device_buffers
+        with agreed(world.comm):
+            if overlap:
                 require_thread_support()
+            if config.method.quarantine and world.layout.num_replicas > 1:
+                raise ConfigError(
+                    "method.quarantine=true: a fault may strike one replica of a member alone, of which the ranks of "
+                    "the other replicas would not know; expected one rank a member, or false"
+                )
+            if overlap and world.layout.num_replicas > 1 and flat.values.is_cuda:
+                # The gradients of the next step are reduced meanwhile: NCCL and CUDA-aware MPI at once may deadlock.
+                if buffers == "on":
+                    raise ConfigError("parallel.device_buffers=on: with method.overlap only for one rank a member")
+                buffers = "off"
+        memory = choose_memory(world, flat.values.device, buffers, moved)
+        self.notes = (memory.reason,) if memory.reason else ()
         comm: Comm = world.exchange_comm.Dup() if overlap else world.exchange_comm
         self._exchange = Exchange(comm, flat.storage, moved, memory.staged)
         self._overlapped = OverlappedExchange(self._exchange) if overlap else None

@@ -142,6 +142,8 @@ class Exchange:
             torch.cuda.current_stream().synchronize()  # MPI knows nothing of streams: it must find the buffer full
         if not _is_finite(outgoing.view(self.dtype)):
             outgoing.index_fill_(0, transfer.send_flags.to(outgoing.device), _SICK)
+            if outgoing.is_cuda:
+                torch.cuda.current_stream().synchronize()  # as above, for the flags
             sick.append(self.comm.rank)
         self.comm.Alltoallv(
             [self._memory[0], transfer.send_counts, transfer.send_displacements, self._datatype],

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread, get_native_id
 from typing import Generic, TypeVar
@@ -29,7 +30,7 @@ class Ahead(Generic[T]):
 
     def __init__(self, make: Callable[[int], T]) -> None:
         self._make = make
-        self._asked: SimpleQueue[int | None] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[int, bool] | None] = SimpleQueue()
         self._made: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
         self._pending: int | None = None
         self._taken: T | None = None
@@ -37,17 +38,20 @@ class Ahead(Generic[T]):
 
     def start(self, step: int) -> None:
         """Begin to make what `take(step)` will ask for."""
+        self._ask(step, urgent=False)
+
+    def _ask(self, step: int, urgent: bool) -> None:
         self.forget()
         if self._thread is None:
             self._thread = Thread(target=self._work, name="ahead", daemon=True)
             self._thread.start()
-        self._asked.put(step)
+        self._asked.put((step, urgent))
         self._pending = step
 
     def take(self, step: int) -> T:
         """`make(step)`, waiting only if it is not ready. An error raised in the background is raised here."""
         if self._pending != step:
-            self.start(step)
+            self._ask(step, urgent=True)
         self._pending = None
         made, error = self._made.get()
         if error is not None:
@@ -71,11 +75,14 @@ class Ahead(Generic[T]):
 
     def _work(self) -> None:
         if sys.platform == "linux":  # where a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
         asked_before = time.monotonic()
-        while (step := self._asked.get()) is not None:
+        while (request := self._asked.get()) is not None:
+            step, urgent = request
             asked = time.monotonic()
-            time.sleep(min(_PAUSE_SECONDS, _PAUSE_SHARE * (asked - asked_before)))
+            if not urgent:
+                time.sleep(min(_PAUSE_SECONDS, _PAUSE_SHARE * (asked - asked_before)))
             asked_before = asked
             self._taken = None
             try:

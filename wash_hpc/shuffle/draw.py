@@ -103,9 +103,11 @@ class Drawer:
     @property
     def most_expected_moved(self) -> float:
         """Mean number of values that a member sends in a step, of the step and the member that send most."""
-        steps = range(0, self.topology.period * self.topology.every, self.topology.every)
-        shares = [self.topology.moved_share(step, self.permutation == "cyclic").max() for step in steps]
-        return self.expected_picked * float(max(shares))
+        steps = [step for step, _ in self.topology.different_exchanges()]
+        return self.expected_picked * float(max(self._moved_share(step).max() for step in steps))
+
+    def _moved_share(self, step: int) -> NDArray[np.float64]:
+        return self.topology.moved_share(step, self.permutation == "cyclic")
 
     def draw(self, step: int, absent: Collection[int] = ()) -> Draw:
         """The draw of a step, a function of (seed, step) alone as long as all members take part.
@@ -155,8 +157,10 @@ class Drawer:
         table: NDArray[np.uint16]
         if self.permutation == "cyclic":
             shift = random.integers(1, size, size=num_picked, dtype=np.uint16)
-            table = group[(np.arange(size)[:, None] + np.arange(size)) % size]
-            return table.take(shift, axis=1)
+            if size <= _TABLE_UP_TO:
+                table = group[(np.arange(size)[:, None] + np.arange(size)) % size]
+                return table.take(shift, axis=1)
+            return np.stack([group[(shift.astype(np.int64) + place) % size] for place in range(size)])
         if size <= _TABLE_UP_TO:
             which = random.integers(factorial(size), size=num_picked, dtype=np.int64)
             table = group[_permutations(size)]

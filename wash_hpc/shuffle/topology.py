@@ -65,6 +65,15 @@ class Topology:
         """Exchanges after which the groups come again."""
         return {"global": 1, "node": self.node_ratio, "ring": self.num_members}[self.kind]
 
+    def different_exchanges(self) -> list[tuple[int, int]]:
+        """Exchanges that stand for all of a period: the step of one of each kind, and how many there are of it.
+
+        All exchanges of a ring are rotations of one, so that one of them stands for the period of M.
+        """
+        if self.kind == "node" and self.node_ratio > 1:
+            return [(0, 1), (self.every, self.node_ratio - 1)]
+        return [(0, 1)]
+
     def moved_share(self, step: int, cyclic: bool) -> NDArray[np.float64]:
         """[M] the mean share of the picked values that each member sends in the exchange after a step.
 
