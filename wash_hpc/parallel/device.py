@@ -1,4 +1,4 @@
-"""Whether MPI is handed GPU memory or a copy in host memory: tried with real buffers, and never read from a version."""
+"""Whether MPI is handed GPU memory or a copy in host memory: tried and timed with real buffers where that is safe."""
 
 from __future__ import annotations
 
