@@ -24,8 +24,8 @@ _GROUPS = ("slurm", "fashion_mnist", "gpu")
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("mpi") is not None:
-            _mpi_ranks[item.nodeid] = getattr(item, "callspec").params["mpi_ranks"]  # noqa: B009 - Item has no callspec
+        if isinstance(item, pytest.Function) and item.get_closest_marker("mpi") is not None:
+            _mpi_ranks[item.nodeid] = item.callspec.params["mpi_ranks"]
         for group in _GROUPS:
             if item.get_closest_marker(group) is not None:
                 _groups[item.nodeid] = group

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from wash_hpc.config import Config, load_config
+from wash_hpc.shuffle.plan import Plan
 from wash_hpc.storage.weights import count_members, member_file
 
 # A run of seconds: synthetic images, a network with normalisation, momentum, augmentation.
@@ -67,6 +69,33 @@ def train(folder: Path, name: str, num_ranks: int, *overrides: str) -> Path:
     done = mpirun(num_ranks, *command)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return folder / name
+
+
+class CountingComm:
+    """A communicator that lets Alltoallv pass, and writes down what it was given.
+
+    Attributes:
+        calls: of each call, the bytes handed to it, and how many values of them for this rank itself.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.size, self.rank, self._comm = comm.size, comm.rank, comm
+        self.calls: list[tuple[int, int]] = []
+
+    def Alltoallv(self, send: Any, recv: Any) -> None:
+        self.calls.append((int(send[1].sum()) * send[3].Get_size(), int(send[1][self.rank])))
+        self._comm.Alltoallv(send, recv)
+
+
+def exchange_in_one_process(values: Tensor, plans: list[Plan]) -> Tensor:
+    """What Alltoallv does with all members' plans: [M, P] values before it to [M, P] after it."""
+    result = values.clone()
+    for receiver, plan in enumerate(plans):
+        for sender, other in enumerate(plans):
+            sent = other.send_positions[other.send_displacements[receiver] :][: other.send_counts[receiver]]
+            received = plan.recv_positions[plan.recv_displacements[sender] :][: plan.recv_counts[sender]]
+            result[receiver, received] = values[sender, sent]
+    return result
 
 
 def final_weights(run: Path) -> list[dict[str, Tensor]]:

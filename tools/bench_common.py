@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -95,6 +96,24 @@ class Ranks:
     def _wait(self) -> None:
         if self.on_gpu:
             torch.cuda.synchronize()
+
+
+def reset_peak(on_gpu: bool) -> int:
+    """Forget the peak of memory so far; returns the bytes in use."""
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    ctypes.CDLL(None).malloc_trim(0)  # memory that was freed and kept would hide what is taken next
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return read_peak(on_gpu)
+
+
+def read_peak(on_gpu: bool) -> int:
+    """The most bytes in use since `reset_peak`: of the process, or on a GPU of torch."""
+    if on_gpu:
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 def time_calls(owner: Any, name: str) -> list[float]:

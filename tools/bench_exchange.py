@@ -11,12 +11,10 @@ floor take turns at going first.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import sys
 import time
 import tracemalloc
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -28,21 +26,22 @@ from bench_common import (
     Ranks,
     describe_machine,
     in_lines,
+    read_peak,
+    reset_peak,
     seconds_of,
     start_ranks,
     time_calls,
 )
-from torch import Tensor
+from bench_rivals import Floor, MaskAverage, draw_densely
 
 from wash_hpc.config import Config, load_config
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.methods.drawing import make_drawer
 from wash_hpc.models import build_model
-from wash_hpc.shuffle.draw import Draw, Drawer
+from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.plan import make_plan
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def main() -> int:
@@ -133,53 +132,7 @@ def seconds_of_draws(drawer: Drawer, num_draws: int) -> list[float]:
     return [seconds_of(lambda step=step: make_plan(drawer.draw(step), 1)) for step in range(num_draws)]
 
 
-def draw_densely(drawer: Drawer, step: int) -> Draw:
-    """The dense way: a Bernoulli variable for every parameter, a permutation by argsort for every picked one."""
-    random = torch.Generator().manual_seed(step)
-    layers = zip(drawer.layer_sizes, drawer.probabilities, strict=True)
-    chosen = torch.cat([torch.bernoulli(torch.full((int(size),), float(p)), generator=random) for size, p in layers])
-    positions = chosen.nonzero().flatten().numpy()
-    keys = torch.rand(drawer.num_members, len(positions), generator=random)
-    return Draw(positions, keys.argsort(dim=0).numpy().astype(np.uint16), drawer.topology.groups(step))
-
-
 # The exchange: this part runs on every rank.
-
-
-class Floor:
-    """The least: plain calls on preallocated buffers, with the same plan, and no flags."""
-
-    def __init__(self, comm: Any, values: Tensor, capacity: int) -> None:
-        from mpi4py import MPI
-
-        self.comm = comm
-        self.bits = values.view(INTEGERS[values.element_size()])
-        self.send, self.recv = self.bits.new_empty(capacity), self.bits.new_empty(capacity)
-        self.host = [torch.empty(capacity, dtype=self.bits.dtype, pin_memory=values.is_cuda) for _ in range(2)]
-        self.datatype = {2: MPI.INT16_T, 4: MPI.INT32_T, 8: MPI.INT64_T}[values.element_size()]
-
-    def prepare(self, draw: Draw) -> tuple[Any, ...]:
-        """What the calls take, made beforehand."""
-        plan = make_plan(draw, self.comm.rank)
-        positions = [torch.from_numpy(each).to(self.bits.device) for each in (plan.send_positions, plan.recv_positions)]
-        return (*positions, plan)
-
-    def __call__(self, prepared: tuple[Any, ...]) -> None:
-        """index_select, Alltoallv, index_copy_; from a GPU by way of pinned host memory."""
-        send_positions, recv_positions, plan = prepared
-        size, on_gpu = plan.num_moved, self.bits.is_cuda
-        torch.index_select(self.bits, 0, send_positions, out=self.send[:size])
-        send, recv = self.host if on_gpu else (self.send, self.recv)
-        if on_gpu:
-            send[:size].copy_(self.send[:size], non_blocking=True)
-            torch.cuda.synchronize()
-        self.comm.Alltoallv(
-            [send.numpy(), plan.send_counts, plan.send_displacements, self.datatype],
-            [recv.numpy(), plan.recv_counts, plan.recv_displacements, self.datatype],
-        )
-        if on_gpu:
-            self.recv[:size].copy_(recv[:size], non_blocking=True)
-        self.bits.index_copy_(0, recv_positions, self.recv[:size])
 
 
 def measure_ranks(arguments: argparse.Namespace) -> None:
@@ -251,29 +204,17 @@ def compare_with_floor(
 
 def compare_with_masks(arguments: argparse.Namespace, ranks: Ranks, flat: Flat, drawer: Drawer) -> Figures:
     """The mask-broadcast way: for every tensor a dense mask from rank 0, then the mean of what it picks."""
-    from mpi4py import MPI
-
     from wash_hpc.methods import make_method
 
-    comm = ranks.world.exchange_comm
     tensors = torch.split(flat.values.detach().float().cpu().clone(), [layer.size for layer in flat.layers])
+    average = MaskAverage(ranks.world.exchange_comm, tensors, drawer.probabilities)
     seconds: list[float] = []
     ours: list[float] = []
     method = make_method(make_config(arguments), flat, ranks.world)
 
-    def average_by_masks() -> None:
-        for tensor, p in zip(tensors, drawer.probabilities, strict=True):
-            mask = torch.empty(len(tensor), dtype=torch.bool)
-            if comm.rank == 0:
-                mask = torch.rand(len(tensor)) < float(p)
-            comm.Bcast(mask.view(torch.uint8).numpy())
-            picked = tensor[mask]
-            comm.Allreduce(MPI.IN_PLACE, picked.numpy())
-            tensor[mask] = picked / comm.size
-
     for step in range(1, 21 + WARM_UP):
         ours.append(ranks.time(lambda step=step: method.after_step(step)))
-        seconds.append(ranks.time(average_by_masks))
+        seconds.append(ranks.time(average))
     method.finish()
     return {
         "mask_and_allreduce_seconds": ranks.slowest(seconds),
@@ -326,11 +267,11 @@ def measure_memory(ranks: Ranks, flat: Flat, drawer: Drawer) -> Figures:
     transfers = [beforehand.prepare(make_plan(drawer.draw(step), member)) for step in range(5)]
     del beforehand
     ranks.world.comm.Barrier()
-    before = reset_peak(flat)
+    before = reset_peak(staged)
     exchange = Exchange(ranks.world.exchange_comm, flat.storage, drawer.most_expected_moved, staged)
     for transfer in transfers:
         exchange(transfer)
-    peak = ranks.most(read_peak(flat) - before)
+    peak = ranks.most(read_peak(staged) - before)
     message = ranks.most(max(transfer.num_moved for transfer in transfers) * item)
     return {
         "peak_extra_bytes": peak,
@@ -340,24 +281,6 @@ def measure_memory(ranks: Ranks, flat: Flat, drawer: Drawer) -> Figures:
     }
 
 
-def reset_peak(flat: Flat) -> int:
-    """Forget the peak of memory so far; returns the bytes in use."""
-    if flat.values.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    ctypes.CDLL(None).malloc_trim(0)  # memory that was freed and kept would hide what is taken next
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return read_peak(flat)
-
-
-def read_peak(flat: Flat) -> int:
-    """The most bytes in use since `reset_peak`: of the process, or on a GPU of torch."""
-    if flat.values.is_cuda:
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-
-
 def count_bytes(method: Any) -> list[int]:
     """From now on, the bytes handed to each Alltoallv of a method are put into the list."""
     comm, counted = method._exchange.comm, []
@@ -365,7 +288,7 @@ def count_bytes(method: Any) -> list[int]:
     class Counting:
         rank, size = comm.rank, comm.size
 
-        def Alltoallv(self, send: Any, recv: Any) -> None:  # noqa: N802 - mpi4py's name
+        def Alltoallv(self, send: Any, recv: Any) -> None:
             counted.append(int(send[1].sum()) * send[3].Get_size())
             comm.Alltoallv(send, recv)
 

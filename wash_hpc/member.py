@@ -127,7 +127,7 @@ class Member:
         """Start averaging each gradient over the replicas as soon as backward has it, while backward goes on."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._start_mean_of(name))  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(self._start_mean_of(name))
 
     def _start_mean_of(self, name: str) -> Callable[[Tensor], None]:
         def start(parameter: Tensor) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support import CountingComm
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.parallel.overlap import OverlappedExchange
 from wash_hpc.shuffle.draw import Drawer
@@ -91,24 +92,12 @@ def test_optimizer_state_moves_with_its_values_in_the_same_collective(mpi_ranks,
         assert torch.equal(bits(mine[part]), bits(expected))
 
 
-class Counting:
-    """A communicator that writes down what Alltoallv is given, and lets it pass."""
-
-    def __init__(self, comm) -> None:
-        self.size, self.rank, self._comm = comm.size, comm.rank, comm
-        self.calls: list[tuple[int, int]] = []
-
-    def Alltoallv(self, send, recv):  # noqa: N802 - mpi4py's name
-        self.calls.append((int(send[1].sum()) * send[3].Get_size(), int(send[1][self.rank])))
-        self._comm.Alltoallv(send, recv)
-
-
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
 def test_bytes_sent_are_the_moved_values_and_a_flag_for_each_peer(mpi_ranks, comm):
     """Counted where MPI is called: what is handed to Alltoallv, and that nothing else is."""
     for dtype in DTYPES:
         drawer = drawer_of(mpi_ranks, 0.3)
-        counting = Counting(comm)
+        counting = CountingComm(comm)
         exchange = Exchange(counting, torch.zeros(SIZE + 1, dtype=dtype), drawer.most_expected_moved)
         expected = []
         for step in range(10):

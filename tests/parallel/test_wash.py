@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support import tiny_config
+from tests.support import CountingComm, tiny_config
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import HealthError, WashError, WorldError
 from wash_hpc.methods.wash import Wash
@@ -16,18 +16,6 @@ from wash_hpc.parallel.world import World, start_mpi
 
 ANY = ["method.schedule=constant", "method.p=0.5"]
 NAN = float("nan")
-
-
-class Counting:
-    """A communicator that counts its Alltoallv calls, and lets them pass."""
-
-    def __init__(self, comm) -> None:
-        self.size, self.rank, self._comm = comm.size, comm.rank, comm
-        self.num_calls = 0
-
-    def Alltoallv(self, send, recv):  # noqa: N802 - mpi4py's name
-        self.num_calls += 1
-        self._comm.Alltoallv(send, recv)
 
 
 def make_wash(world: World, *overrides: str) -> tuple[Wash, Flat]:
@@ -57,14 +45,14 @@ def test_every_member_takes_part_in_every_collective_also_one_at_rest_or_in_quar
         ["method.topology=node", "method.node_size=2", "method.node_ratio=4"],
         ["method.quarantine=true"],
     ):
-        counting = Counting(world.exchange_comm)
+        counting = CountingComm(world.exchange_comm)
         method, flat = make_wash(replace(world, exchange_comm=counting), *overrides)
         for step in range(1, 7):
             if "method.quarantine=true" in overrides and step == 3 and comm.rank == 1:
                 flat.values.fill_(NAN)
             method.after_step(step)
-        assert len(set(comm.allgather(counting.num_calls))) == 1
-        assert counting.num_calls == (3 if mpi_ranks == 2 and method.quarantined else 6)  # nobody left to meet
+        assert len(set(comm.allgather(len(counting.calls)))) == 1
+        assert len(counting.calls) == (3 if mpi_ranks == 2 and method.quarantined else 6)  # nobody left to meet
         assert bool(torch.isfinite(flat.values).all()) == (comm.rank not in method.quarantined)
         assert method.quarantined == ((1,) if "method.quarantine=true" in overrides else ())
         method.finish()
@@ -115,7 +103,7 @@ def test_overlap_is_refused_where_mpi_may_be_called_by_one_thread_only(mpi_ranks
         THREAD_MULTIPLE = MPI.THREAD_MULTIPLE
 
         @staticmethod
-        def Query_thread():  # noqa: N802 - mpi4py's name
+        def Query_thread():
             return MPI.THREAD_SERIALIZED
 
     world = World.open(start_mpi(), None)

@@ -144,10 +144,10 @@ def test_idx_files_of_another_form_are_named(tmp_path: Path) -> None:
         load_fashion_mnist(str(tmp_path))
 
 
-class Python2Pickler(pickle._Pickler):  # type: ignore[misc,name-defined]
+class Python2Pickler(pickle._Pickler):
     """Writes strings and bytes with the opcodes of Python 2's `str`, as CIFAR's authors did."""
 
-    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
 
     def save_as_python2_str(self, value: str | bytes) -> None:
         raw = value.encode("latin1") if isinstance(value, str) else value

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from tests.support import tiny_config
 from wash_hpc.config import Config
@@ -30,8 +31,6 @@ from wash_hpc.data.regularize import (
     regularize,
 )
 from wash_hpc.data.source import Batch, Shard
-
-v2 = pytest.importorskip("torchvision.transforms.v2")
 
 CPU = torch.device("cpu")
 ALONE = Shard()

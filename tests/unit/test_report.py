@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,11 +31,11 @@ EVIL = '</script><script>alert("x")</script>'
 NAN = float("nan")
 
 
-def summary(name: str = "demo", **changes: object) -> Summary:
+def summary(name: str = "demo", **changes: Any) -> Summary:
     base = Summary(
         name, "wash", 2, 1, 0, 30, 1.5, 900, 100, 0.9712, 0.98, 0.977, 0.987, 0.986, None, 3.2, 123_456_789, 183.2, 90.0
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
@@ -94,9 +95,9 @@ class Page(HTMLParser):
     def count(self, tag: str) -> int:
         return sum(element == tag for element, _ in self.elements)
 
-    def figures(self) -> list[dict[str, object]]:
+    def figures(self) -> list[dict[str, Any]]:
         content = next(text for text in self.texts["script"] if text.startswith("[{"))
-        parsed: list[dict[str, object]] = json.loads(content)
+        parsed: list[dict[str, Any]] = json.loads(content)
         return parsed
 
 
@@ -271,7 +272,7 @@ def test_a_run_cannot_write_into_the_page(tmp_path: Path) -> None:
     assert [tag for tag, _ in evil.elements] == [tag for tag, _ in harmless.elements]
     assert evil.texts["pre"] == [f"run:\n  name: {EVIL}\n"]
     assert EVIL in evil.texts["th"]
-    names = {trace["name"] for figure in evil.figures() for trace in figure["data"]}  # type: ignore[attr-defined]
+    names = {trace["name"] for figure in evil.figures() for trace in figure["data"]}
     assert names == {"&lt;/script&gt;&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;"}
 
 

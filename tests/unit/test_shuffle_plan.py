@@ -7,26 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wash_hpc.shuffle.draw import Draw, Drawer
-from wash_hpc.shuffle.plan import Plan, make_plan
+from tests.support import exchange_in_one_process
+from wash_hpc.shuffle.draw import Draw, Drawer, Permutation
+from wash_hpc.shuffle.plan import make_plan
 from wash_hpc.shuffle.reference import plan_slowly, shuffle_members
 
 NUM_PARAMETERS = 60
 
 
-def draw_of(seed: int, num_members: int, p: float, permutation: str = "uniform") -> Draw:
-    return Drawer(seed, num_members, [20, 40], np.array([p, p / 2]), permutation).draw(1)  # type: ignore[arg-type]
-
-
-def exchange(values: torch.Tensor, plans: list[Plan]) -> torch.Tensor:
-    """What Alltoallv does with all members' plans, in one process."""
-    result = values.clone()
-    for receiver, plan in enumerate(plans):
-        for sender, other in enumerate(plans):
-            sent = other.send_positions[other.send_displacements[receiver] :][: other.send_counts[receiver]]
-            received = plan.recv_positions[plan.recv_displacements[sender] :][: plan.recv_counts[sender]]
-            result[receiver, received] = values[sender, sent]
-    return result
+def draw_of(seed: int, num_members: int, p: float, permutation: Permutation = "uniform") -> Draw:
+    return Drawer(seed, num_members, [20, 40], np.array([p, p / 2]), permutation).draw(1)
 
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.sampled_from([0.0, 0.05, 0.5, 1.0]))
@@ -58,7 +48,7 @@ def test_plans_of_all_members_carry_out_the_reference_shuffle(seed, num_members,
     draw = draw_of(seed, num_members, p)
     values = torch.randn(num_members, NUM_PARAMETERS, generator=torch.Generator().manual_seed(seed))
     plans = [make_plan(draw, member) for member in range(num_members)]
-    assert torch.equal(exchange(values, plans), shuffle_members(values, draw))
+    assert torch.equal(exchange_in_one_process(values, plans), shuffle_members(values, draw))
 
 
 @given(st.integers(0, 1000), st.integers(2, 4))
@@ -66,7 +56,7 @@ def test_optimizer_state_moves_with_its_values_by_the_same_draw(seed, num_member
     draw = draw_of(seed, num_members, 0.5)
     values = torch.randn(num_members, 3, NUM_PARAMETERS, generator=torch.Generator().manual_seed(seed))
     plans = [make_plan(draw, member, num_rows=3, row_size=NUM_PARAMETERS) for member in range(num_members)]
-    moved = exchange(values.view(num_members, -1), plans).view(num_members, 3, NUM_PARAMETERS)
+    moved = exchange_in_one_process(values.view(num_members, -1), plans).view(num_members, 3, NUM_PARAMETERS)
     for row in range(3):
         assert torch.equal(moved[:, row], shuffle_members(values[:, row], draw))
 
@@ -116,7 +106,9 @@ def test_shuffle_shrinks_the_consensus_distance_only_through_coupling_between_co
             for step in range(num_steps):
                 gradient_noise = torch.randn(num_members, size, generator=noise, dtype=torch.float64)
                 values = values - 0.5 * (values @ hessian + gradient_noise)
-                values = exchange(values, [make_plan(drawer.draw(step), member) for member in range(num_members)])
+                values = exchange_in_one_process(
+                    values, [make_plan(drawer.draw(step), member) for member in range(num_members)]
+                )
                 if step > num_steps // 2:
                     collected.append(float(((values - values.mean(dim=0)) ** 2).sum(dim=1).mean()))
             squares[kind, p] = float(np.mean(collected))

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import exchange_in_one_process
 from wash_hpc.shuffle.draw import Draw, Drawer
-from wash_hpc.shuffle.plan import Plan, make_plan
+from wash_hpc.shuffle.plan import make_plan
 from wash_hpc.shuffle.reference import draw_slowly, plan_slowly, shuffle_members
 from wash_hpc.shuffle.topology import Topology, TopologyKind
 
@@ -57,17 +58,6 @@ def situations(draw: st.DrawFn) -> Situation:
 def values_of(num_members: int) -> torch.Tensor:
     """[M, P] float64, no two of them equal."""
     return torch.randn(num_members, NUM_PARAMETERS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-def carry_out(values: torch.Tensor, plans: list[Plan]) -> torch.Tensor:
-    """What Alltoallv does with all members' plans, in one process."""
-    result = values.clone()
-    for receiver, plan in enumerate(plans):
-        for sender, other in enumerate(plans):
-            sent = other.send_positions[other.send_displacements[receiver] :][: other.send_counts[receiver]]
-            received = plan.recv_positions[plan.recv_displacements[sender] :][: plan.recv_counts[sender]]
-            result[receiver, received] = values[sender, sent]
-    return result
 
 
 @given(situations())
@@ -127,7 +117,7 @@ def test_plans_equal_their_slow_twins_agree_pairwise_and_carry_out_the_reference
             assert (b in plan.peers) == (a in other.peers)
             assert b in plan.peers or plan.send_counts[b] == 0
     values = values_of(situation.num_members)
-    assert torch.equal(carry_out(values, plans), shuffle_members(values, draw))
+    assert torch.equal(exchange_in_one_process(values, plans), shuffle_members(values, draw))
 
 
 @given(situations())

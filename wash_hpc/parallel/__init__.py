@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wash_hpc.errors import MissingDependencyError, WashError
@@ -20,7 +21,7 @@ def require_mpi() -> None:
         MissingDependencyError: no mpi4py, or no MPI library that it can load.
     """
     try:
-        from mpi4py import MPI  # noqa: F401 - importing it starts MPI
+        import_module("mpi4py.MPI")  # starts MPI
     except (ImportError, RuntimeError) as error:
         raise MissingDependencyError(f"MPI ({error})", INSTALL_MPI) from error
 

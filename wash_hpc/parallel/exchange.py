@@ -19,7 +19,9 @@ from torch import Tensor
 
 from wash_hpc.shuffle.plan import Counts, Plan, Positions
 
-_INTEGER = {2: (torch.int16, MPI.INT16_T), 4: (torch.int32, MPI.INT32_T), 8: (torch.int64, MPI.INT64_T)}
+INTEGERS = {2: (torch.int16, MPI.INT16_T), 4: (torch.int32, MPI.INT32_T), 8: (torch.int64, MPI.INT64_T)}
+"""By bytes of a value, the integer as which it moves: torch's and MPI's."""
+
 _SICK = 1
 
 
@@ -75,7 +77,7 @@ class Exchange:
         self.comm = comm
         self.device = storage.device
         self.dtype = storage.dtype
-        integer, self._datatype = _INTEGER[storage.element_size()]
+        integer, self._datatype = INTEGERS[storage.element_size()]
         self._bits = storage.detach().view(integer)
         self._spare = storage.numel() - 1
         self._staged = staged
@@ -201,7 +203,7 @@ class Exchange:
         if self.device.type != "cuda":
             return tensors
         main = torch.cuda.default_stream(self.device)
-        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        side = torch.cuda.Stream(self.device)
         with torch.cuda.device(self.device), torch.cuda.stream(side):
             placed = [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors]
             side.synchronize()

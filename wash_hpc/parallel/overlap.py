@@ -40,9 +40,7 @@ class OverlappedExchange:
         self._replaced = exchange.send.new_empty(exchange.send.numel())
         self._pending: tuple[Transfer, Future[list[int]]] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="exchange")
-        self._stream: torch.cuda.Stream | None = None
-        if exchange.device.type == "cuda":
-            self._stream = torch.cuda.Stream(exchange.device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(exchange.device) if exchange.device.type == "cuda" else None
 
     @property
     def is_pending(self) -> bool:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread, get_native_id
 from typing import Generic, TypeVar
@@ -20,6 +21,11 @@ _PAUSE_SECONDS = 0.005
 _PAUSE_SHARE = 0.1
 
 
+@dataclass(frozen=True)
+class _Failure:
+    error: Exception
+
+
 class Ahead(Generic[T]):
     """Computes `make(step)` in a thread of its own, one step at a time. `make` must not call MPI.
 
@@ -31,7 +37,7 @@ class Ahead(Generic[T]):
     def __init__(self, make: Callable[[int], T]) -> None:
         self._make = make
         self._asked: SimpleQueue[tuple[int, bool] | None] = SimpleQueue()
-        self._made: SimpleQueue[tuple[T | None, Exception | None]] = SimpleQueue()
+        self._made: SimpleQueue[T | _Failure] = SimpleQueue()
         self._pending: int | None = None
         self._taken: T | None = None
         self._thread: Thread | None = None
@@ -53,11 +59,11 @@ class Ahead(Generic[T]):
         if self._pending != step:
             self._ask(step, urgent=True)
         self._pending = None
-        made, error = self._made.get()
-        if error is not None:
-            raise error
+        made = self._made.get()
+        if isinstance(made, _Failure):
+            raise made.error
         self._taken = made
-        return made  # type: ignore[return-value]  # None only where there is an error
+        return made
 
     def forget(self) -> None:
         """Drop what was begun: it is no longer true, or no longer needed."""
@@ -86,6 +92,6 @@ class Ahead(Generic[T]):
             asked_before = asked
             self._taken = None
             try:
-                self._made.put((self._make(step), None))
+                self._made.put(self._make(step))
             except Exception as error:  # noqa: BLE001 - raised again where the result is taken
-                self._made.put((None, error))
+                self._made.put(_Failure(error))
