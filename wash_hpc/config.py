@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from wash_hpc.config_text import explain, merge_overrides, read_yaml, with_short_forms
 from wash_hpc.errors import ConfigError
-from wash_hpc.method_kinds import check_options, kind_of, without_foreign_options
+from wash_hpc.method_kinds import DEFAULT, check_options, kind_of
 from wash_hpc.ranges import check_ranges
 
 
@@ -103,7 +104,7 @@ class OptimizerConfig:
 class SingleMethodConfig:
     """What members do to each other after a step; docs/methods.md says the names, and which options each knows."""
 
-    name: str = "wash"
+    name: str = DEFAULT
     p: float = 0.001  # base probability of a parameter to be shuffled (wash) or averaged (sparta) at a step
     p_schedule: Literal["constant", "lr", "cosine", "linear"] = "constant"  # of p over the run: lr follows it; to zero
     schedule: Literal["decreasing", "constant", "increasing"] = "decreasing"  # of p over the layers
@@ -206,16 +207,16 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     Raises:
         ConfigError: an unreadable file, a misspelt key, a wrong type or a value out of its range.
     """
-    from_file = _read_yaml(Path(file)) if file is not None else {}
+    from_file = read_yaml(Path(file)) if file is not None else {}
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
     try:
-        given = _merge_overrides(OmegaConf.create(from_file), overrides)
-        merged = OmegaConf.merge(OmegaConf.structured(Config), _with_lists(_with_words_on_and_off(given)))
+        given = merge_overrides(OmegaConf.create(from_file), overrides)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), with_short_forms(given))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     assert isinstance(config, Config)
     config = _with_own_defaults(config)
     check_ranges(config)
@@ -237,30 +238,6 @@ def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
     )
 
 
-def _read_yaml(file: Path) -> Any:
-    if not file.is_file():
-        raise ConfigError(f"{file}: there is no such configuration file")
-    try:
-        content = OmegaConf.load(file)
-    except Exception as error:  # PyYAML's many errors share no base with OmegaConf's
-        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(content):
-        raise ConfigError(f"{file}: expected sections of keys (run:, data:, method: ...)")
-    return content
-
-
-def _merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
-    """Overrides over what a file gives, one by one: a method's options do not outlive the method."""
-    for override in overrides:
-        change = OmegaConf.from_dotlist([override])
-        name, section = OmegaConf.select(change, "method.name"), OmegaConf.select(given, "method")
-        if name is not None and OmegaConf.is_dict(section) and section.get("name", MethodConfig.name) != name:
-            kept = without_foreign_options({key: section[key] for key in section if key != "then"}, name)
-            given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
-        given = OmegaConf.merge(given, change)
-    return given
-
-
 def _with_own_defaults(config: Config) -> Config:
     """The same with each method's own `every` where none is given, and one member where the method has only one.
 
@@ -276,30 +253,3 @@ def _with_own_defaults(config: Config) -> Config:
     if first.name == "data_parallel" and members is None:
         members = 1
     return replace(config, method=replace(first, then=others), ensemble=replace(config.ensemble, members=members))
-
-
-def _with_words_on_and_off(given: Any) -> Any:
-    """The same with `on` and `off` where YAML has read them as true and false."""
-    for key in ("parallel.device_buffers", "log.progress"):
-        value = OmegaConf.select(given, key)
-        if isinstance(value, bool):
-            OmegaConf.update(given, key, "on" if value else "off")
-    return given
-
-
-def _with_lists(given: Any) -> Any:
-    """The same with lists of one where a regularisation is given as a number for all members."""
-    for key in ("train.mixup", "train.cutmix", "train.label_smoothing", "train.random_erasing"):
-        value = OmegaConf.select(given, key)
-        if value is not None and not OmegaConf.is_list(value):
-            OmegaConf.update(given, key, [value])
-    return given
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    """The first sentence of an OmegaConf error, with the full key in front of it."""
-    first = str(error).splitlines()[0]
-    if "is not a subclass of" in first:  # as in method=wash, meant for method.name=wash
-        section = first.split("subclass of ")[1].split("Config")[0].lower()
-        return f"{section}: expected a key of this section, as in {section}.KEY=VALUE"
-    return f"{error.full_key}: {first}" if error.full_key else first

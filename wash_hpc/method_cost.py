@@ -12,6 +12,7 @@ from wash_hpc.methods.drawing import mean_p_factor
 from wash_hpc.methods.due import counted_in_steps, due_steps
 from wash_hpc.parallel.link import Link
 from wash_hpc.shuffle.draw import Drawer
+from wash_hpc.shuffle.partition import Partition
 from wash_hpc.traffic import Traffic, predict_average, predict_traffic
 
 
@@ -80,10 +81,13 @@ def predict_method(config: Config, drawer: Drawer, sizes: Sizes, link: Link) -> 
 def values_averaged(config: Config, sizes: Sizes) -> float:
     """The length of what a method averages each time that it acts; 0 for one that averages nothing, or is not ours."""
     method = config.method
+    share = method.p
+    if method.draw == "partitioned":
+        share = 1 / Partition(config.run.seed, sizes.num_parameters, method.p).num_parts
     return {
         "papa": sizes.num_parameters + sizes.num_statistics,
         "papa_all": sizes.num_parameters + sizes.num_statistics + 2 * sizes.num_channels * method.repair,
-        "sparta": method.p * sizes.num_parameters,
+        "sparta": share * sizes.num_parameters,
         "local_sgd": sizes.num_parameters,
         "diloco": sizes.num_parameters,
         "data_parallel": sizes.num_parameters,

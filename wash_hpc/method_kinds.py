@@ -33,6 +33,8 @@ class Kind:
     in_epochs: bool = False
 
 
+DEFAULT = "wash"
+
 KINDS: dict[str, Kind] = {
     "independent": Kind(),
     "wash": Kind(

@@ -191,6 +191,12 @@ def _combination_rules(config: Config) -> list[Rule]:
             len(names) == 1 or not any(method.quarantine for method in config.methods),
             "false with method.then: other methods do not know of quarantined members",
         ),
+        (
+            "method.overlap",
+            True,
+            len(names) == 1 or not any(method.overlap for method in config.methods),
+            "false with method.then: an exchange under way and another method's average must not meet",
+        ),
     ]
 
 

@@ -18,9 +18,11 @@ from wash_hpc.ensemble.repair import num_hidden_channels
 from wash_hpc.errors import HealthError
 from wash_hpc.member import Member
 from wash_hpc.methods import make_method
+from wash_hpc.parallel.link import Link
 from wash_hpc.parallel.mpi_reducer import MPIReducer
 from wash_hpc.parallel.reducer import reducer_class
 from wash_hpc.parallel.world import World, start_mpi
+from wash_hpc.predict import predict, read_facts
 from wash_hpc.storage.summary import read_summary
 from wash_hpc.storage.weights import member_file
 from wash_hpc.train import make_initial_model, train
@@ -105,12 +107,16 @@ def test_every_method_counts_the_bytes_of_its_formula(mpi_ranks, comm, tmp_path)
         run = run_on_ranks(folder, name, "parallel.reducer=mpi", *options[name])
         # Each average rounds to whole scalars.
         assert read_summary(run).bytes_sent_per_member == pytest.approx(4 * scalars, abs=4 * 10 * 4), name
+        facts = read_facts(run / "config.yaml", [], n)
+        assert predict(facts, Link(1e-6, 1e9)).bytes_sent_per_member == pytest.approx(4 * scalars), name
     for name, p in (("sparta", 0.2), ("sparta_partitioned", 1 / 4)):
         exchanges = 10 if name == "sparta" else 8
         run = run_on_ranks(folder, name, "parallel.reducer=mpi", *options[name])
         deviation = 4 * ring * 4 * (p * (1 - p) * d * exchanges) ** 0.5
         expected = 4 * ring * p * d * exchanges
         assert read_summary(run).bytes_sent_per_member == pytest.approx(expected, abs=deviation + 200), name
+        predicted = predict(read_facts(run / "config.yaml", [], n), Link(1e-6, 1e9)).bytes_sent_per_member
+        assert read_summary(run).bytes_sent_per_member == pytest.approx(predicted, abs=deviation + 200), name
 
 
 @pytest.mark.parametrize("kind", ["horovod", "mpi"])

@@ -188,6 +188,7 @@ def test_a_method_named_later_forgets_what_it_does_not_know_of_the_one_before(tm
         (["method.then=[{name: data_parallel}]"], "method.then=.*expected no data_parallel"),
         (["method.name=data_parallel", "ensemble.members=2"], "ensemble.members=2: expected 1 or null"),
         (["method.quarantine=true", "method.then=[{name: papa}]"], "method.quarantine=True: expected false with"),
+        (["method.then=[{name: wash, overlap: true}]"], "method.overlap=True: expected false with"),
         (["method.name=sparta", "method.draw=partitioned", "method.p_schedule=lr"], "method.p_schedule=lr: expected"),
         (["method.name=sparta", "method.draw=partitioned", "method.p=0"], "method.draw=partitioned: expected random"),
         (["method.name=diloco", "method.outer_lr=0"], "method.outer_lr=0.0: expected above 0"),

@@ -14,7 +14,7 @@ PACKAGE = Path("wash_hpc")
 # Lower may not import higher; see docs/design.md.
 LEVELS = [
     {"errors", "clock", "seeds"},
-    {"config", "method_kinds", "ranges", "slurm"},
+    {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
     {"report", "methods", "member", "evaluate"},
