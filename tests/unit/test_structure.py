@@ -17,7 +17,7 @@ LEVELS = [
     {"config", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
-    {"report", "methods", "member", "evaluate"},
+    {"report", "methods", "member", "evaluate", "file_soup"},
     {"observe", "survey"},
     {"train", "predict", "traffic", "doctor", "basin"},
     {"finished", "plan_report"},
