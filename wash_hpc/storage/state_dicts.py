@@ -170,8 +170,8 @@ def _find_state_dict(path: Path, content: Any) -> tuple[dict[str, Tensor], str |
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(
-                f"{path}: {key} is of type {type(value).__name__}, expected a tensor: a state dict is looked for in the "
-                f"whole file and under {' and '.join(_WRAPPERS)}"
+                f"{path}: {key} is of type {type(value).__name__}, expected a tensor: a state dict is looked for in "
+                f"the whole file and under {' and '.join(_WRAPPERS)}"
             )
         if value.layout != torch.strided or value.device.type != "cpu":
             raise WeightsError(
