@@ -8,7 +8,7 @@ them (members and ranks, batch size and replicas) is checked where it is known.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wash_hpc.errors import ConfigError
+from wash_hpc.method_kinds import check_options, kind_of, without_foreign_options
 from wash_hpc.ranges import check_ranges
 
 
@@ -99,16 +100,17 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig:
-    """What members do to each other after a step; `wash-hpc train --list` says the names."""
+class SingleMethodConfig:
+    """What members do to each other after a step; docs/methods.md says the names, and which options each knows."""
 
     name: str = "wash"
-    p: float = 0.001  # base probability of a parameter to be shuffled at a step
+    p: float = 0.001  # base probability of a parameter to be shuffled (wash) or averaged (sparta) at a step
+    p_schedule: Literal["constant", "lr", "cosine", "linear"] = "constant"  # of p over the run: lr follows it; to zero
     schedule: Literal["decreasing", "constant", "increasing"] = "decreasing"  # of p over the layers
     layer: Literal["tensor", "module"] = "tensor"  # what counts as a layer
-    every: int = 1  # exchange after every so many steps
-    start: int = 0  # no exchange in the first `start` steps
-    stop: int | None = None  # no exchange after step `stop`; null: until the end
+    every: int = 0  # act after every so many steps (papa_all: epochs); 0: the method's own, see method_kinds
+    start: int = 0  # not in the first `start` steps
+    stop: int | None = None  # not after step `stop`; null: until the end
     optimizer_state: bool = False  # WASH+Opt: the optimizer's per-parameter state moves with the values
     permutation: Literal["uniform", "cyclic"] = "uniform"
     overlap: bool = False  # the exchange runs while the next step computes, and is added after it
@@ -116,6 +118,18 @@ class MethodConfig:
     node_size: int | None = None  # topology node: members a node; null: as many as are on each host
     node_ratio: int = 10  # topology node: every so manieth exchange is between all members
     quarantine: bool = False  # go on without members whose values are not finite, instead of stopping
+    alpha: float = 0.99  # papa: what a member keeps of itself at the peak of the learning rate
+    repair: bool = True  # papa_all: REPAIR after each average; for batch normalisation, statistics measured anew
+    draw: Literal["random", "partitioned"] = "random"  # sparta: partitioned takes each position once in 1/p steps
+    outer_lr: float = 0.7  # diloco: of the outer Nesterov SGD
+    outer_momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class MethodConfig(SingleMethodConfig):
+    """A method, and others beside or after it, each in its own window of steps."""
+
+    then: list[SingleMethodConfig] = field(default_factory=list)  # [{name: papa, start: 300}], with its own options
 
 
 @dataclass(frozen=True)
@@ -175,13 +189,19 @@ class Config:
         """The run's folder, `run.dir/run.name`."""
         return Path(self.run.dir) / self.run.name
 
+    @property
+    def methods(self) -> list[SingleMethodConfig]:
+        """`method`, and those that `method.then` adds."""
+        return [self.method, *self.method.then]
+
 
 def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Merge the defaults, a YAML file and `key=value` arguments.
 
     Args:
         file: path of a YAML file, or None for the defaults.
-        overrides: arguments such as `method.p=0.01`; later ones win.
+        overrides: arguments such as `method.p=0.01`; later ones win. `method.name=NAME` forgets what was said before it
+            of another method and means nothing to this one.
 
     Raises:
         ConfigError: an unreadable file, a misspelt key, a wrong type or a value out of its range.
@@ -191,12 +211,13 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         if "=" not in override:
             raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
     try:
-        given = OmegaConf.merge(from_file, OmegaConf.from_dotlist(list(overrides)))
+        given = _merge_overrides(OmegaConf.create(from_file), overrides)
         merged = OmegaConf.merge(OmegaConf.structured(Config), _with_lists(_with_words_on_and_off(given)))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error)) from error
     assert isinstance(config, Config)
+    config = _with_own_defaults(config)
     check_ranges(config)
     return config
 
@@ -226,6 +247,35 @@ def _read_yaml(file: Path) -> Any:
     if not OmegaConf.is_dict(content):
         raise ConfigError(f"{file}: expected sections of keys (run:, data:, method: ...)")
     return content
+
+
+def _merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
+    """Overrides over what a file gives, one by one: a method's options do not outlive the method."""
+    for override in overrides:
+        change = OmegaConf.from_dotlist([override])
+        name, section = OmegaConf.select(change, "method.name"), OmegaConf.select(given, "method")
+        if name is not None and OmegaConf.is_dict(section) and section.get("name", MethodConfig.name) != name:
+            kept = without_foreign_options({key: section[key] for key in section if key != "then"}, name)
+            given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
+        given = OmegaConf.merge(given, change)
+    return given
+
+
+def _with_own_defaults(config: Config) -> Config:
+    """The same with each method's own `every` where none is given, and one member where the method has only one.
+
+    Raises:
+        ConfigError: a method that is given an option that it does not know.
+    """
+    methods = [replace(method, every=method.every or kind_of(method.name).every) for method in config.methods]
+    for number, method in enumerate(methods):
+        check_options(method, "method" if number == 0 else f"method.then[{number - 1}]")
+    first, *others = methods
+    assert isinstance(first, MethodConfig)
+    members = config.ensemble.members
+    if first.name == "data_parallel" and members is None:
+        members = 1
+    return replace(config, method=replace(first, then=others), ensemble=replace(config.ensemble, members=members))
 
 
 def _with_words_on_and_off(given: Any) -> Any:
