@@ -17,7 +17,7 @@ LEVELS = [
     {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
-    {"report", "methods", "member", "evaluate"},
+    {"report", "methods", "member", "evaluate", "file_soup"},
     {"observe", "survey"},
     {"train", "predict", "traffic", "method_cost", "doctor", "basin"},
     {"finished", "plan_report"},
