@@ -1,5 +1,7 @@
 """Judging members, their ensemble and their soups on the same images, each image once.
 
+What is counted are predictions: one an image, or, where a model says a class for every token of a text, one a token.
+
 Every rank judges all members on its own part of the images, fetching one member's weights at a time; so the ensemble
 needs no communication per batch, and the same code serves a running job (weights come from the other ranks) and a
 finished one (weights come from files). Owns no communication but sums of counts.
@@ -28,7 +30,7 @@ Fetch = Callable[[int], Weights]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies, as fractions of the images of one split; equal on all ranks.
+    """Accuracies, as fractions of the predictions on one split; equal on all ranks.
 
     Attributes:
         member_accuracy: one a member; NaN for those left out.
@@ -124,7 +126,7 @@ class Evaluator:
         counts.append(_num_correct(*self._predict(split)))
         self._recompute_statistics()
         counts.append(_num_correct(*self._predict(split)))
-        *judged, ensemble, raw, recomputed = self._as_fractions(counts, split)
+        *judged, ensemble, raw, recomputed = self._as_fractions(counts, len(labels))
         of_judged = iter(judged)
         members = [math.nan if member in left_out else next(of_judged) for member in range(self._num_members)]
         num_images = self._source.num_images(split)
@@ -173,7 +175,7 @@ class Evaluator:
             raise HealthError("no member has finite weights: there is nothing to average; try a lower optimizer.lr")
         self.load(soup.weights())
         repair(self.model, mean_of_channels(list(channels.values())), self._statistics_images, self._sum)
-        accuracy = self._as_fractions([_num_correct(*self._predict("test"))], "test")[0]
+        accuracy = self._accuracy("test")
         return JudgedSoup(list(channels), accuracy, self._weights())
 
     def require_held_out(self) -> None:
@@ -199,7 +201,12 @@ class Evaluator:
         self.load(weights)
         if recompute:
             self._recompute_statistics()
-        return self._as_fractions([_num_correct(*self._predict(split))], split)[0]
+        return self._accuracy(split)
+
+    def _accuracy(self, split: Split) -> float:
+        """Of the loaded weights."""
+        logits, labels = self._predict(split)
+        return self._as_fractions([_num_correct(logits, labels)], len(labels))[0]
 
     def _recompute_statistics(self) -> None:
         recompute_statistics(self.model, self._statistics_images(), self._sum)
@@ -215,17 +222,19 @@ class Evaluator:
 
     @torch.no_grad()
     def _predict(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Logits [N, num_classes] float32 and labels [N] int64 of this rank's images, N of them, perhaps none."""
+        """Logits [N, num_classes] float32 and labels [N] int64 of this rank's N predictions, perhaps none."""
         logits = [torch.zeros(0, self._source.num_classes, device=self._flat.values.device)]
         labels = [torch.zeros(0, dtype=torch.int64, device=self._flat.values.device)]
         for batch in self._source.evaluate(split, self._shard, self._config.evaluate.batch_size):
-            logits.append(self.model(batch.images).float())
-            labels.append(batch.labels)
+            logits.append(self.model(batch.images).float().flatten(end_dim=-2))
+            labels.append(batch.labels.flatten())
         return torch.cat(logits), torch.cat(labels)
 
-    def _as_fractions(self, counts: list[Tensor], split: Split) -> list[float]:
-        summed = self._reducer.sum_(torch.stack(counts).cpu(), Scope.WORLD)
-        return [float(count) / self._source.num_images(split) for count in summed]
+    def _as_fractions(self, counts: list[Tensor], num_predictions: int) -> list[float]:
+        """Counts of this rank as fractions of all ranks' predictions; this rank has made `num_predictions`."""
+        here = torch.cat([torch.stack(counts).cpu(), torch.tensor([num_predictions])])
+        *summed, total = self._reducer.sum_(here, Scope.WORLD).tolist()
+        return [count / total for count in summed]
 
     def _weights(self) -> Weights:
         return Weights(self._flat.values.detach().clone(), get_statistics(self.model))

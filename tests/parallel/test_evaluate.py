@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from mpi4py import MPI
 
 from tests.support import tiny_config
 from wash_hpc.data import open_source
-from wash_hpc.data.source import Shard, Source
+from wash_hpc.data.source import Batch, Shard, Source
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.evaluate import Evaluator
@@ -98,6 +99,44 @@ def test_evaluation_equals_a_plain_loop_for_files_read_by_dali(mpi_ranks, comm, 
     comm.Barrier()
     shape = ["data.name=image_folder", f"data.path={folder}", "data.image_size=16", "data.resize=16", "data.workers=1"]
     check_against_the_plain_way(open_source(tiny_config(*shape), CPU), 64, comm)
+
+
+class Texts:
+    """Seven windows of five tokens, each token followed by the next; as much of a source as judging looks at."""
+
+    num_classes = 6
+    image_shape = (5,)
+
+    def num_images(self, split: str) -> int:
+        return 7
+
+    def evaluate(self, split: str, shard: Shard, batch_size: int) -> Iterator[Batch]:
+        tokens = torch.randint(6, (7, 6), generator=torch.Generator().manual_seed(3))
+        mine = shard.of(7)
+        for rows in torch.split(tokens[mine.start : mine.stop], batch_size):
+            if len(rows):
+                yield Batch(rows[:, :-1], rows[:, 1:])
+
+    def statistics(self, num_images: int, shard: Shard, batch_size: int) -> Iterator[Batch]:
+        return self.evaluate("test", shard, batch_size)
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
+def test_a_network_that_says_the_next_token_is_judged_by_every_token(mpi_ranks, comm):
+    texts = Texts()
+    networks = [torch.nn.Embedding.from_pretrained(torch.randn(6, 6), freeze=False) for _ in range(NUM_MEMBERS)]
+    members = [Weights(comm.bcast(Flat(network).values.detach()), torch.zeros(0)) for network in networks]
+    reducer = reducer_class("mpi")(World.open(start_mpi(), None))
+    shard = Shard(comm.rank, comm.size)
+    evaluation = Evaluator(tiny_config(), texts, networks[0], NUM_MEMBERS, shard, reducer).evaluate(members.__getitem__)
+    batch = next(texts.evaluate("test", Shard(), 7))
+    hits = [
+        int(member.values.view(6, 6)[token].argmax()) == int(after)
+        for member in members
+        for token, after in zip(batch.images.flatten(), batch.labels.flatten(), strict=True)
+    ]
+    expected = [sum(hits[35 * member : 35 * (member + 1)]) / 35 for member in range(NUM_MEMBERS)]
+    assert evaluation.member_accuracy == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.mpi(ranks=[1, 2], timeout=120)
