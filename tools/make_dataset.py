@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Make an ImageNet-style folder of JPEG files out of images that are at hand without a download.
+"""Make a data set out of what is at hand without a download: an ImageNet-style folder of JPEG files, or a text file.
 
-Owns the writing of such folders, complete or absent. What the digits are and how they are split is the package's.
+Owns the writing of both, complete or absent. What the digits are and how they are split is the package's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,13 @@ from wash_hpc.data.digits import read_digits, split_digits
 from wash_hpc.data.fashion_mnist import load_fashion_mnist
 from wash_hpc.data.source import split_held_out
 from wash_hpc.errors import DataError, MissingDependencyError, WashError
+from wash_hpc.storage.files import make_folder, write_atomically
 
 EXAMPLES = """examples:
   python tools/make_dataset.py digits data/digits
   python tools/make_dataset.py fashion-mnist data/fashion-mnist
   python tools/make_dataset.py imagenet-like data/photos --classes 20 --images-per-class 50
+  python tools/make_dataset.py text data/text.txt
 
 exit status: 0 written, 2 refused or failed (nothing is left behind)
 """
@@ -45,15 +48,42 @@ class Picture:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and write the folder; returns the exit status."""
+    """Parse the command line and write the folder or file; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        num_files = write_folder(options.out, _pictures(options), options.quality)
+        if options.kind == "text":
+            made = f"{write_text(options.out, python_reference()):,} bytes"
+        else:
+            made = f"{write_folder(options.out, _pictures(options), options.quality)} images"
     except WashError as error:
         print(f"make_dataset.py: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out}: {num_files} images")
+    print(f"{options.out}: {made}")
     return 0
+
+
+def write_text(out: Path, text: str) -> int:
+    """Write a text as UTF-8; `out` is complete or absent.
+
+    Returns:
+        The number of bytes written.
+
+    Raises:
+        WashError: `out` exists, or cannot be written.
+    """
+    _refuse_to_overwrite(out)
+    make_folder(out.parent)
+    write_atomically(out, text)
+    return len(text.encode())
+
+
+def python_reference() -> str:
+    """Python's language reference, which its help brings along: some 400 kB of English.
+
+    Some topics repeat what others say: a paragraph is taken once, so that the end of the text is not in its beginning.
+    """
+    paragraphs = "\n\n".join(topics[name].strip() for name in sorted(topics)).split("\n\n")
+    return "\n\n".join(dict.fromkeys(paragraphs)) + "\n"
 
 
 def write_folder(out: Path, pictures: Iterable[Picture], quality: int) -> int:
@@ -70,8 +100,7 @@ def write_folder(out: Path, pictures: Iterable[Picture], quality: int) -> int:
     Raises:
         DataError: `out` exists, or a file cannot be written.
     """
-    if out.exists() or out.is_symlink():
-        raise DataError(f"{out}: this exists already; remove it or name another folder")
+    _refuse_to_overwrite(out)
     num_files = 0
     partial: Path | None = None
     try:
@@ -153,12 +182,19 @@ def _pictures(options: argparse.Namespace) -> Iterator[Picture]:
     return photo_pictures(options.classes, options.images_per_class)
 
 
+def _refuse_to_overwrite(out: Path) -> None:
+    if out.exists() or out.is_symlink():
+        raise DataError(f"{out}: this exists already; remove it or name another place")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     digits = _kind(kinds, "digits", "scikit-learn's 1,797 digits: train, val, test")
+    text = kinds.add_parser("text", help="Python's language reference, some 400 kB of English: one file")
+    text.add_argument("out", type=Path, metavar="OUT", help="the file to make; it must not exist")
     digits.add_argument("--side", type=_positive, default=32, help="pixels a side; default 32")
     fashion = _kind(kinds, "fashion-mnist", "Fashion-MNIST: train, val, test")
     fashion.add_argument("--source", help="folder of the four idx files; default: Debian's dataset-fashion-mnist")

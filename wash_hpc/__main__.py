@@ -161,7 +161,7 @@ def _plan(options: argparse.Namespace) -> int:
         return _calibrate(options)
     facts = read_facts(options.config, options.overrides, options.members)
     link = Link(options.latency_us * 1e-6, options.bandwidth_gb * 1e9, options.overhead_us * 1e-6, options.cores)
-    return _print(describe(predict(facts, link), options.json))
+    return _print(describe(predict(facts, link), options.json, None, options.layers))
 
 
 def _calibrate(options: argparse.Namespace) -> int:
@@ -176,7 +176,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     calibration = calibrate_link(comm, facts)
     if comm.rank > 0:
         return 0
-    return _print(describe(predict(facts, calibration.link), options.json, calibration))
+    return _print(describe(predict(facts, calibration.link), options.json, calibration, options.layers))
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -281,6 +281,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     plan.add_argument(
         "--calibrate", action="store_true", help="measure the four between the ranks of this job; under mpirun or srun"
     )
+    plan.add_argument("--layers", action="store_true", help="print p of every layer, too, and what of it moves")
     plan.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     plan.set_defaults(run=_plan)
 

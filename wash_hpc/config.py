@@ -46,21 +46,21 @@ class ModelConfig:
     """The network; `wash-hpc train --list` says the names."""
 
     name: str = "resnet_small"
-    width: int = 16  # channels (or units / 16) of the first stage; torchvision models ignore it
+    width: int = 16  # channels (or units / 16, or features / 4) of the first stage; torchvision models ignore it
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The training, held-out and test images."""
+    """The training, held-out and test images, or text."""
 
     name: str = "image_folder"
     path: str | None = None
-    batch_size: int = 64  # images per step of one member, shared out over its replicas
+    batch_size: int = 64  # images, or windows of text, per step of one member, shared out over its replicas
     workers: int = 2  # DALI threads a rank
     held_out: float = 0.02  # share of train kept for selection, where the set has no validation split of its own
     image_size: int = 224  # image_folder: side of a training crop and of the centre crop in evaluation
     resize: int = 256  # image_folder: shorter side before the centre crop
-    augment: bool = True
+    augment: bool = True  # images are cropped and mirrored, windows of text moved, at random
     flip: bool = True
     crop_padding: int = 4  # arrays: random crop after padding by so many pixels
     crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # image_folder: area of a random crop
@@ -68,6 +68,7 @@ class DataConfig:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     num_images: int = 2048  # synthetic: training images
     num_classes: int = 10  # synthetic
+    context: int = 128  # text: bytes of a window, of each of which the next is predicted
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class SingleMethodConfig:
     p: float = 0.001  # base probability of a parameter to be shuffled (wash) or averaged (sparta) at a step
     p_schedule: Literal["constant", "lr", "cosine", "linear"] = "constant"  # of p over the run: lr follows it; to zero
     schedule: Literal["decreasing", "constant", "increasing"] = "decreasing"  # of p over the layers
-    layer: Literal["tensor", "module"] = "tensor"  # what counts as a layer
+    layer: Literal["tensor", "module", "block"] = "tensor"  # what counts as a layer; block: residual, transformer
     every: int = 0  # act after every so many steps (papa_all: epochs); 0: the method's own, see method_kinds
     start: int = 0  # not in the first `start` steps
     stop: int | None = None  # not after step `stop`; null: until the end

@@ -24,10 +24,14 @@ from wash_hpc.seeds import Stream, torch_seed
 
 @dataclass(frozen=True)
 class Progress:
-    """What a rank saw in its training batches since the last reading."""
+    """What a rank saw in its training batches since the last reading; loss and hits are summed over predictions.
+
+    A prediction is that of an image's class, or of one byte of text; an image may also be a window of text.
+    """
 
     loss_sum: float
     num_correct: int
+    num_predictions: int
     num_images: int
 
 
@@ -60,6 +64,7 @@ class Member:
         self._device_type = self.flat.values.device.type
         self._loss_sum = torch.zeros((), device=self.flat.values.device)
         self._num_correct = torch.zeros((), dtype=torch.int64, device=self.flat.values.device)
+        self._num_predictions = 0
         self._num_images = 0
         reducer.broadcast_(self.flat.values, Scope.MEMBER)
         self._average_gradients_as_they_come()
@@ -75,15 +80,16 @@ class Member:
         torch.manual_seed(torch_seed(self._config.run.seed, Stream.TORCH, *self._place, step))
         self.flat.gradients.zero_()
         with torch.autocast(self._device_type, torch.bfloat16, enabled=self._config.train.precision == "bf16"):
-            logits = self.model(batch.images)
+            logits = self.model(batch.images).flatten(end_dim=-2)
             loss = F.cross_entropy(logits, batch.targets, label_smoothing=self._label_smoothing)
         torch.autograd.backward(loss)
         self._reducer.finish()
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate(step)
         self._optimizer.step()
-        self._loss_sum += loss.detach() * len(batch.labels)
-        self._num_correct += (logits.detach().argmax(dim=1) == batch.labels).sum()
+        self._loss_sum += loss.detach() * batch.labels.numel()
+        self._num_correct += (logits.detach().argmax(dim=1) == batch.labels.flatten()).sum()
+        self._num_predictions += batch.labels.numel()
         self._num_images += len(batch.labels)
 
     def learning_rate(self, step: int) -> float:
@@ -92,9 +98,10 @@ class Member:
 
     def read_progress(self) -> Progress:
         """Loss and hits since the last reading, and start anew. Waits for the device."""
-        progress = Progress(float(self._loss_sum), int(self._num_correct), self._num_images)
+        progress = Progress(float(self._loss_sum), int(self._num_correct), self._num_predictions, self._num_images)
         self._loss_sum.zero_()
         self._num_correct.zero_()
+        self._num_predictions = 0
         self._num_images = 0
         return progress
 

@@ -56,6 +56,23 @@ class MethodCost:
     values_sent: float
 
 
+@dataclass(frozen=True)
+class LayerShare:
+    """One layer of WASH's schedule.
+
+    Attributes:
+        name: of the parameter, module or block, as `method.layer` says.
+        num_parameters: d_l.
+        probability: p_l, at the peak of `method.p_schedule`.
+        values_moved: by a member in an exchange, in the mean.
+    """
+
+    name: str
+    num_parameters: int
+    probability: float
+    values_moved: float
+
+
 def predict_method(config: Config, drawer: Drawer, sizes: Sizes, link: Link) -> MethodCost:
     """Predict what `config.method` alone sends, without `method.then`.
 
@@ -92,3 +109,10 @@ def values_averaged(config: Config, sizes: Sizes) -> float:
         "diloco": sizes.num_parameters,
         "data_parallel": sizes.num_parameters,
     }.get(method.name, 0.0)
+
+
+def share_out(traffic: Traffic, drawer: Drawer, layer_names: list[str]) -> list[LayerShare]:
+    """What a member moves in an exchange, shared out over the layers as the positions picked are, in the mean."""
+    moved = drawer.probabilities * drawer.layer_sizes * (traffic.values / (drawer.expected_picked or 1.0))
+    columns = (layer_names, drawer.layer_sizes.tolist(), drawer.probabilities.tolist(), moved.tolist())
+    return [LayerShare(*row) for row in zip(*columns, strict=True)]

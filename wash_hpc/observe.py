@@ -169,20 +169,20 @@ class Observer:
         num_steps = step - self._last_logged
         training = sum(seconds.get(name, 0.0) for name in ("data", "compute", "exchange"))
         per_step = [seconds.get(name, 0.0) / num_steps for name in ("data", "compute", "exchange")]
-        rates = [progress.num_images / training, float(progress.num_images)]
+        rates = [progress.num_images / training, float(progress.num_predictions)]
         sums = self._by_member([progress.loss_sum, float(progress.num_correct), *rates, *per_step])
         moved, sent = self._totals()
         every = self._config.log.consensus_every_steps
         distances = torch.full((len(self._member.flat.layers),), math.nan, dtype=torch.float64)
         if step == self._num_steps or (every and step // every > self._last_logged // every):
             distances = self._consensus_distance_per_layer()
-        images, replicas = sums[:, 3], self._world.layout.num_replicas
+        predictions, replicas = sums[:, 3], self._world.layout.num_replicas
         record = TrainRecord(
             step=step,
             epoch=step / self._steps_per_epoch,
             lr=self._member.learning_rate(step - 1),
-            loss=sums[:, 0] / images,
-            accuracy=sums[:, 1] / images,
+            loss=sums[:, 0] / predictions,
+            accuracy=sums[:, 1] / predictions,
             images_per_second=sums[:, 2],
             data_seconds=sums[:, 4] / replicas,
             compute_seconds=sums[:, 5] / replicas,

@@ -17,8 +17,17 @@ if TYPE_CHECKING:
 Row = tuple[str, str]
 
 
-def describe(prediction: Prediction, as_json: bool, calibration: Calibration | None = None) -> str:
-    """A prediction in lines, or as one JSON object; with the calibration that it rests on, where there is one."""
+def describe(
+    prediction: Prediction, as_json: bool, calibration: Calibration | None = None, with_layers: bool = False
+) -> str:
+    """A prediction in lines, or as one JSON object; with the calibration that it rests on, where there is one.
+
+    Args:
+        prediction: of a run.
+        as_json: one JSON object, which has the layers of the schedule in any case.
+        calibration: what was measured, or None.
+        with_layers: the layers of the schedule behind the lines.
+    """
     if as_json:
         measured = {} if calibration is None else {"calibration": asdict(calibration)}
         return json.dumps({**asdict(prediction), **measured})
@@ -51,7 +60,24 @@ def describe(prediction: Prediction, as_json: bool, calibration: Calibration | N
     rows += [("advice", sentence) for sentence in advise(it)]
     if it.data_assumed:
         rows.append(("note", "the data set is not here; assumed is its published size (an image folder: ImageNet's)"))
-    return "\n".join(f"{name:<16}{text}" for name, text in rows)
+    lines = [f"{name:<16}{text}" for name, text in rows]
+    return "\n".join([*lines, "", *describe_layers(it)] if with_layers else lines)
+
+
+def describe_layers(prediction: Prediction) -> list[str]:
+    """The schedule, a line for each layer: its parameters, p_l, and the values that a member moves in an exchange."""
+    layers = prediction.layers
+    if not layers:
+        return [f"method.name={prediction.methods[0].name} has no schedule over layers"]
+    width = max(len("layer"), *(len(layer.name) for layer in layers))
+    head = f"{'layer':<{width}}  {'parameters':>12}  {'p_l':>10}  {'values moved':>14}"
+    return [
+        head,
+        *(
+            f"{it.name:<{width}}  {it.num_parameters:>12,}  {it.probability:>10.4g}  {it.values_moved:>14,.1f}"
+            for it in layers
+        ),
+    ]
 
 
 def advise(prediction: Prediction) -> list[str]:

@@ -1,13 +1,13 @@
 """`wash-hpc plan`: what a run will send, how long that takes and what memory a rank needs.
 
-Owns the cost formulas of the method and of what it is compared with (all in scalars a member sends), the sizes of data
-sets that are not there. Nothing is started, unless the link between the ranks is calibrated.
+Owns the cost formulas of the method and of what it is compared with, all in scalars a member sends. Nothing is started,
+unless the link between the ranks is calibrated.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from wash_hpc.config import Config, load_config
-from wash_hpc.data import open_source
 from wash_hpc.data.source import steps_per_epoch
+from wash_hpc.data_facts import DataFacts, data_facts
 from wash_hpc.draw_cost import DrawCost, bytes_of_draw, measure_alternatives, measure_draw, scale_drawer
-from wash_hpc.ensemble.flat import Flat, get_statistics
+from wash_hpc.ensemble.flat import Flat, get_statistics, merge_layers
 from wash_hpc.ensemble.repair import num_hidden_channels
-from wash_hpc.errors import ConfigError, DataError, MissingDependencyError
+from wash_hpc.errors import ConfigError
 from wash_hpc.member import num_state_rows
-from wash_hpc.method_cost import MethodCost, Sizes, predict_method
+from wash_hpc.method_cost import LayerShare, MethodCost, Sizes, predict_method, share_out
 from wash_hpc.methods import each_method, require_methods
 from wash_hpc.methods.drawing import make_drawer
 from wash_hpc.methods.due import counted_in_steps
@@ -41,22 +41,13 @@ _MOST_MEMBERS = 2**16  # a draw numbers them in 16 bits
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """What a prediction needs to know of a data set: its images for training, one image's (C, H, W), its classes."""
-
-    num_train: int
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    assumed: bool
-
-
-@dataclass(frozen=True)
 class Facts:
     """What a run is, as far as a prediction needs it; can be sent to other ranks.
 
     Attributes:
         config: of the run.
         drawers: of each method, used where it is WASH.
+        layer_names: of the first method's schedule.
         sizes: of the model and the run.
         num_rows_kept: parameters and optimizer state.
         dtype: of the parameters.
@@ -65,6 +56,7 @@ class Facts:
 
     config: Config
     drawers: list[Drawer]
+    layer_names: list[str]
     sizes: Sizes
     num_rows_kept: int
     dtype: torch.dtype
@@ -92,6 +84,7 @@ class Prediction:
         num_members: M.
         num_parameters: P.
         num_layers: layers of the schedule.
+        layers: each of them, from the first; none where the first method is not WASH.
         num_steps: of the run.
         num_exchanges: times that a method acts.
         values_moved_per_exchange: scalars sent by a member.
@@ -121,6 +114,7 @@ class Prediction:
     num_members: int
     num_parameters: int
     num_layers: int
+    layers: list[LayerShare]
     num_steps: int
     num_exchanges: int
     values_moved_per_exchange: float
@@ -163,13 +157,14 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
     num_members = (of_config or usual_members) if members is None else members
     if not 1 <= num_members <= _MOST_MEMBERS:
         raise ConfigError(f"plan: expected --members from 1 to {_MOST_MEMBERS}, not {num_members}")
-    facts = _data_facts(config)
+    facts = data_facts(config)
     model = _shapes_of_model(config, facts)
     flat = Flat(model, num_state_rows(config.optimizer))
     per_epoch = steps_per_epoch(facts.num_train, config.data.batch_size)
     return Facts(
         config=config,
         drawers=[make_drawer(one, flat, num_members, _nodes(one, num_members)) for one in each_method(config)],
+        layer_names=[layer.name for layer in merge_layers(flat.layers, config.method.layer)],
         sizes=Sizes(
             num_parameters=flat.values.numel(),
             num_statistics=get_statistics(model).numel(),
@@ -232,6 +227,7 @@ def predict(facts: Facts, link: Link) -> Prediction:
         num_members=drawer.num_members,
         num_parameters=size,
         num_layers=len(drawer.layer_sizes),
+        layers=share_out(traffic, drawer, facts.layer_names) if first.name == "wash" else [],
         num_steps=sizes.num_steps,
         num_exchanges=sum(cost.num_exchanges for cost in costs),
         values_moved_per_exchange=traffic.values,
@@ -298,22 +294,3 @@ def _shapes_of_model(config: Config, facts: DataFacts) -> nn.Module:
             return build_model(name, facts.image_shape, facts.num_classes, width)
     except NotImplementedError:
         return build_model(name, facts.image_shape, facts.num_classes, width)
-
-
-def _data_facts(config: Config) -> DataFacts:
-    """The data set's facts, read if it is there."""
-    size = config.data.image_size
-    published = {
-        "image_folder": DataFacts(1_281_167, (3, size, size), 1000, True),
-        "cifar10": DataFacts(50_000, (3, 32, 32), 10, True),
-        "cifar100": DataFacts(50_000, (3, 32, 32), 100, True),
-        "fashion_mnist": DataFacts(60_000, (1, 28, 28), 10, True),
-    }
-    try:
-        source = open_source(config, torch.device("cpu"))
-    except (DataError, MissingDependencyError):
-        if config.data.name in published:
-            facts = published[config.data.name]
-            return replace(facts, num_train=facts.num_train - round(facts.num_train * config.data.held_out))
-        raise
-    return DataFacts(source.num_train, source.image_shape, source.num_classes, False)

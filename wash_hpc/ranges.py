@@ -11,6 +11,8 @@ from wash_hpc.errors import ConfigError
 if TYPE_CHECKING:
     from wash_hpc.config import Config, OptimizerConfig, SingleMethodConfig
 
+_MOST_CONTEXT = 4096  # a network attends from each byte of a window to all before it
+
 Rule = tuple[str, object, bool, str]
 """A key, its value, whether it may have this value, and what was expected."""
 
@@ -86,6 +88,7 @@ def _data_rules(config: Config) -> list[Rule]:
         ("data.std", data.std, len(data.std) == 3 and min(data.std) > 0, "three positive numbers"),
         ("data.num_images", data.num_images, data.num_images >= 1, "at least 1"),
         ("data.num_classes", data.num_classes, data.num_classes >= 2, "at least 2"),
+        ("data.context", data.context, 1 <= data.context <= _MOST_CONTEXT, f"from 1 to {_MOST_CONTEXT} bytes"),
     ]
 
 
@@ -103,6 +106,14 @@ def _training_rules(config: Config) -> list[Rule]:
             train.label_smoothing,
             bool(train.label_smoothing) and all(0 <= value < 1 for value in train.label_smoothing),
             "a number in [0, 1), or a list of such",
+        ),
+        *(
+            (f"train.{key}", values, config.data.name != "text" or not any(values), "0 with data.name=text")
+            for key, values in (
+                ("mixup", train.mixup),
+                ("cutmix", train.cutmix),
+                ("random_erasing", train.random_erasing),
+            )
         ),
         (
             "train.random_erasing",

@@ -83,7 +83,7 @@ def test_progress_counts_loss_and_hits_and_starts_anew():
     expected = [member.model(batch(step).images).detach() for step in range(1)]
     member.step(batch(0), 0)
     progress = member.read_progress()
-    assert progress.num_images == 8
+    assert progress.num_images == progress.num_predictions == 8
     assert math.isclose(progress.loss_sum / 8, float(F.cross_entropy(expected[0], batch(0).labels)), rel_tol=1e-5)
     assert progress.num_correct == int((expected[0].argmax(dim=1) == batch(0).labels).sum())
     assert member.read_progress().num_images == 0

@@ -19,7 +19,7 @@ LEVELS = [
     {"parallel", "data", "storage", "logs"},
     {"report", "methods", "member", "evaluate", "file_soup"},
     {"observe", "survey"},
-    {"train", "predict", "traffic", "method_cost", "doctor", "basin"},
+    {"train", "predict", "data_facts", "traffic", "method_cost", "doctor", "basin"},
     {"finished", "plan_report"},
     {"landscape"},
     {"__main__"},

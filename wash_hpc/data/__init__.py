@@ -1,4 +1,4 @@
-"""Where the images come from: one function that opens a data set by its name.
+"""Where images and text come from: one function that opens a data set by its name.
 
 Importing this package needs none of the libraries that read images; DALI is imported when an image folder is opened.
 """
@@ -16,6 +16,7 @@ from wash_hpc.data.digits import load_digits
 from wash_hpc.data.fashion_mnist import load_fashion_mnist
 from wash_hpc.data.source import Source
 from wash_hpc.data.synthetic import make_synthetic
+from wash_hpc.data.text import TextSource
 
 _ARRAY_SETS: dict[str, Callable[[Config], ArraySet]] = {
     "digits": lambda config: load_digits(),
@@ -28,11 +29,11 @@ _ARRAY_SETS: dict[str, Callable[[Config], ArraySet]] = {
 
 def source_names() -> tuple[str, ...]:
     """The values that `data.name` may have."""
-    return ("image_folder", *_ARRAY_SETS)
+    return ("image_folder", *_ARRAY_SETS, "text")
 
 
 def open_source(config: Config, device: torch.device) -> Source:
-    """Open the data set `data.name`; an in-memory set is read here, an image folder is listed.
+    """Open the data set `data.name`; a set in memory, or a text, is read here, an image folder is listed.
 
     Args:
         config: `run.seed` and the `data` section are read.
@@ -53,4 +54,6 @@ def open_source(config: Config, device: torch.device) -> Source:
         return FolderSource(config, device)
     if name in _ARRAY_SETS:
         return ArraySource(_ARRAY_SETS[name](config), config, device)
+    if name == "text":
+        return TextSource(config, device)
     raise refuse_unknown("data.name", name, source_names())

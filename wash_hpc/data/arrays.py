@@ -75,7 +75,7 @@ class ArraySource:
             train, held_out = train.at(kept), train.at(away)
         self.num_classes = images.num_classes
         channels, height, width = train.pixels.shape[1:]
-        self.image_shape: tuple[int, int, int] = (channels, height, width)
+        self.image_shape: tuple[int, ...] = (channels, height, width)
         self.num_train = len(train.labels)
         self._seed = config.run.seed
         self._padding = config.data.crop_padding

@@ -39,7 +39,7 @@ class FolderSource:
             kept, away = split_held_out(0, len(train), config.data.held_out)
             train, held_out = train.at(kept), train.at(away)
         self.num_classes = len(train.classes)
-        self.image_shape: tuple[int, int, int] = (3, config.data.image_size, config.data.image_size)
+        self.image_shape: tuple[int, ...] = (3, config.data.image_size, config.data.image_size)
         self.num_train = len(train)
         self._train = train
         self._splits: dict[Split, ImageFiles] = {"held_out": held_out, "test": splits.test}

@@ -24,11 +24,12 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and their classes, all on the source's device.
+    """Images and their classes, or windows of text and the next bytes, all on the source's device.
 
     Attributes:
-        images: [B, C, H, W] float32, normalised.
-        labels: [B] int64, in [0, num_classes); of a mixed image, the class that has the larger share in it.
+        images: [B, C, H, W] float32, normalised; of text, [B, T] int64.
+        labels: [B] int64, in [0, num_classes); of a mixed image, the class that has the larger share in it. Of text,
+            [B, T], the byte behind each.
         shares: [B, num_classes] float32, the share of each class in an image; None where images are not mixed.
     """
 
@@ -38,8 +39,8 @@ class Batch:
 
     @property
     def targets(self) -> Tensor:
-        """What `cross_entropy` compares predictions with: the shares where images are mixed, else the labels."""
-        return self.labels if self.shares is None else self.shares
+        """What `cross_entropy` compares predictions with: [N] labels, or [N, num_classes] shares of mixed images."""
+        return self.labels.flatten() if self.shares is None else self.shares
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,16 @@ class Source(Protocol):
 
     Attributes:
         num_classes: number of classes.
-        image_shape: (C, H, W) of one image of a batch.
-        num_train: training images, without those held out.
+        image_shape: (C, H, W) of one image of a batch; of text, (T,), the bytes of one window.
+        num_train: training images, or windows of text, without those held out.
     """
 
     num_classes: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_train: int
 
     def num_images(self, split: Split) -> int:
-        """How many images a split has; `held_out` may have none."""
+        """How many images, or windows of text, a split has; `held_out` may have none."""
 
     def check_files(self, shard: Shard) -> None:
         """Look at this part of the files behind the set, as far as opening it has not; reads, changes nothing.

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from wash_hpc.errors import ConfigError
 
+LayerKind = Literal["tensor", "module", "block"]
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -88,18 +90,33 @@ def describe_parameters(model: nn.Module) -> list[str]:
     ]
 
 
-def merge_layers(layers: list[Layer], kind: Literal["tensor", "module"]) -> list[Layer]:
-    """What counts as a layer in a schedule: every tensor by itself, or the neighbouring tensors of one module."""
+def merge_layers(layers: list[Layer], kind: LayerKind) -> list[Layer]:
+    """What counts as a layer in a schedule: every tensor by itself, or the neighbouring tensors of a module or block.
+
+    A block is what a network has several of, by their names: all up to and including the first component that ends in
+    a digit, and the numbers right behind it, as in `layer1.0`, `encoder.layers.encoder_layer_3`, `features.4`. What has
+    no such name is in the layer of its module, and what has no module is its own.
+    """
     if kind == "tensor":
         return layers
     merged: list[Layer] = []
     for layer in layers:
         module = layer.name.rpartition(".")[0]
-        if merged and merged[-1].name == module:
-            merged[-1] = Layer(module, merged[-1].start, merged[-1].size + layer.size)
+        name = (_block_name(module) if kind == "block" else module) or layer.name
+        if merged and merged[-1].name == name:
+            merged[-1] = Layer(name, merged[-1].start, merged[-1].size + layer.size)
         else:
-            merged.append(Layer(module, layer.start, layer.size))
+            merged.append(Layer(name, layer.start, layer.size))
     return merged
+
+
+def _block_name(module: str) -> str:
+    """The part of a module's name that names its block, or the whole."""
+    parts = module.split(".")
+    end = next((number for number, part in enumerate(parts, 1) if part[-1:].isdigit()), len(parts))
+    while end < len(parts) and parts[end].isdigit():
+        end += 1
+    return ".".join(parts[:end])
 
 
 def get_statistics(model: nn.Module) -> Tensor:

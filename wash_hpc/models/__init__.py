@@ -10,8 +10,10 @@ from torch import nn
 from wash_hpc.config import refuse_unknown
 from wash_hpc.errors import ConfigError
 from wash_hpc.models.networks import MLP, ResNetSmall, cifar_resnet18, cifar_vgg16
+from wash_hpc.models.transformers import LanguageModel, vit_small
 
-ImageShape = tuple[int, int, int]
+ImageShape = tuple[int, ...]
+"""(C, H, W) of images, (T,) of windows of text."""
 
 _PREFIX = "torchvision."
 _OWN: dict[str, Callable[[ImageShape, int, int], nn.Module]] = {
@@ -19,7 +21,10 @@ _OWN: dict[str, Callable[[ImageShape, int, int], nn.Module]] = {
     "mlp": lambda shape, classes, width: MLP(shape, classes, 16 * width),
     "resnet18": lambda shape, classes, width: cifar_resnet18(shape[0], classes),
     "vgg16_bn": lambda shape, classes, width: cifar_vgg16(shape[0], classes),
+    "vit_small": vit_small,
+    "language_model": lambda shape, classes, width: LanguageModel(shape[0], classes, width),
 }
+_OF_TEXT = ("language_model",)
 
 
 def model_names() -> list[str]:
@@ -34,13 +39,16 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int, width: int
 
     Args:
         name: one of `model_names()`.
-        image_shape: (C, H, W) of the images it will be given.
-        num_classes: outputs.
-        width: channels of the first stage (`resnet_small`), units / 16 (`mlp`); the others ignore it.
+        image_shape: (C, H, W) of the images it will be given, (T,) of windows of text.
+        num_classes: outputs; of text, for each of its T bytes.
+        width: channels of the first stage (`resnet_small`), units / 16 (`mlp`), features / 4 (`vit_small`,
+            `language_model`); the others ignore it.
 
     Raises:
-        ConfigError: an unknown name, or a network that cannot take such images or has nothing to train.
+        ConfigError: an unknown name, or a network that cannot take such images or text, or has nothing to train.
     """
+    if name in model_names():
+        _require_kind(name, image_shape)
     if name in _OWN:
         model = _OWN[name](image_shape, num_classes, width)
     elif name in model_names():
@@ -60,19 +68,30 @@ def _build_torchvision(name: str, num_classes: int) -> nn.Module:
     return model
 
 
+def _require_kind(name: str, image_shape: ImageShape) -> None:
+    """Refuse images to a network of text, and text to a network of images."""
+    is_text = len(image_shape) == 1
+    if is_text and name not in _OF_TEXT:
+        raise ConfigError(f"model.name={name} takes images, and data.name=text has none; use {', '.join(_OF_TEXT)}")
+    if not is_text and name in _OF_TEXT:
+        raise ConfigError(f"model.name={name} takes text, not images of shape {image_shape}; use data.name=text")
+
+
 def _require_fit(name: str, model: nn.Module, image_shape: ImageShape, num_classes: int) -> None:
-    """Try one image, so that a network and images that do not fit are said at start and not in the first step."""
+    """Try one image or text, so that a network that it does not fit is said at start and not in the first step."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"model.name={name} has no trainable parameters: there is nothing to train or to shuffle")
     model.eval()
     try:
         with torch.no_grad():
-            shape = tuple(model(torch.zeros(1, *image_shape)).shape)
+            image = torch.zeros(1, *image_shape, dtype=torch.int64 if name in _OF_TEXT else None)
+            shape = tuple(model(image).shape)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ConfigError(
             f"model.name={name} cannot take images of shape {image_shape}: {str(error).splitlines()[0]}"
         ) from error
     finally:
         model.train()
-    if shape != (1, num_classes):
-        raise ConfigError(f"model.name={name} gives an output of shape {shape} for one image, not (1, {num_classes})")
+    expected = (1, *image_shape, num_classes) if name in _OF_TEXT else (1, num_classes)
+    if shape != expected:
+        raise ConfigError(f"model.name={name} gives an output of shape {shape} for one image, not {expected}")

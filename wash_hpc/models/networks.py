@@ -48,7 +48,7 @@ def _conv_norm(in_channels: int, out_channels: int, stride: int, kernel_size: in
 class MLP(nn.Sequential):
     """Two hidden layers with ReLU; no normalisation, so its soup has no statistics to recompute."""
 
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, num_hidden: int) -> None:
+    def __init__(self, image_shape: tuple[int, ...], num_classes: int, num_hidden: int) -> None:
         super().__init__(
             nn.Flatten(),
             nn.Linear(prod(image_shape), num_hidden),
