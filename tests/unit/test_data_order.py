@@ -1,4 +1,4 @@
-"""Which images each rank sees, and when: the laws of the order, for a set in memory and for a folder through DALI."""
+"""Which images each rank sees, and when: the laws of the order, for sets in memory, a folder through DALI, and text."""
 
 from __future__ import annotations
 
@@ -45,13 +45,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["synthetic", "image_folder"])
-def config(request: pytest.FixtureRequest, folder: Path) -> Config:
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random bytes, so that no two windows are alike."""
+    file = tmp_path_factory.mktemp("text") / "text"
+    file.write_bytes(np.random.default_rng(0).integers(0, 256, 1000, dtype=np.uint8).tobytes())
+    return file
+
+
+@pytest.fixture(params=["synthetic", "image_folder", "text"])
+def config(request: pytest.FixtureRequest, folder: Path, text: Path) -> Config:
     return load_config(
         None,
         [
             f"data.name={request.param}",
-            f"data.path={folder}",
+            f"data.path={text if request.param == 'text' else folder}",
+            "data.batch_size=4",
+            "data.context=16",
             "data.image_size=16",
             "data.resize=16",
             f"data.num_images={NUM_TRAIN}",
@@ -76,7 +86,7 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 def fingerprints(batch: Batch) -> list[float]:
-    return sorted(batch.images.double().sum((1, 2, 3)).tolist())
+    return sorted(batch.images.double().flatten(1).std(dim=1).tolist())
 
 
 @given(st.integers(1, 60), st.integers(0, 5), st.integers(0, 9))
@@ -186,8 +196,11 @@ def test_a_batch_larger_than_the_training_set_is_refused_when_training_starts(so
 def test_batches_have_the_promised_shapes_and_types(source: Source) -> None:
     batch = next(source.train(0, Shard(), 6, 0))
     assert batch.images.shape == (6, *source.image_shape)
-    assert (batch.images.dtype, batch.labels.dtype) == (torch.float32, torch.int64)
-    assert 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < source.num_classes == NUM_CLASSES
+    is_text = len(source.image_shape) == 1
+    assert (batch.images.dtype, batch.labels.dtype) == (torch.int64 if is_text else torch.float32, torch.int64)
+    assert batch.labels.shape == (batch.images.shape if is_text else (6,))
+    assert 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < source.num_classes
+    assert source.num_classes == (256 if is_text else NUM_CLASSES)
 
 
 def test_a_batch_stays_valid_after_the_next_ones_and_after_the_source(source: Source) -> None:
@@ -202,5 +215,6 @@ def test_a_batch_stays_valid_after_the_next_ones_and_after_the_source(source: So
 
 def _overrides(config: Config) -> list[str]:
     data = config.data
-    keys = ("name", "path", "image_size", "resize", "num_images", "num_classes", "held_out", "workers")
+    data_set = ("name", "path", "batch_size", "held_out", "workers")
+    keys = (*data_set, "context", "image_size", "resize", "num_images", "num_classes")
     return [f"data.{key}={getattr(data, key)}" for key in keys]

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support import tiny_config
 from wash_hpc.config import load_config
 from wash_hpc.ensemble.batchnorm import recompute_statistics
 from wash_hpc.ensemble.consensus import consensus_distance_per_layer
 from wash_hpc.ensemble.flat import Flat, Layer, get_statistics, merge_layers, set_statistics
 from wash_hpc.ensemble.soup import RunningSoup, Weights, greedy_soup
 from wash_hpc.errors import ConfigError
+from wash_hpc.methods.drawing import make_drawer
 from wash_hpc.models import build_model
 
 
@@ -61,6 +63,67 @@ def test_layers_are_tensors_or_the_modules_that_hold_them():
     assert modules[-1].name == "classifier"
     assert modules[-1].size == 16 * 4 + 4
     assert len(modules) < len(flat.layers)
+
+
+RESNET18 = ["conv1", "bn1", *(f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)), "fc"]
+RESNET50 = [f"layer{stage}.{block}" for stage, blocks in enumerate((3, 4, 6, 3), 1) for block in range(blocks)]
+VIT = ["class_token", "conv_proj", "encoder", *(f"encoder.layers.encoder_layer_{number}" for number in range(6))]
+BLOCKS = {
+    "resnet18": ((3, 32, 32), RESNET18),
+    "torchvision.resnet50": ((3, 32, 32), ["conv1", "bn1", *RESNET50, "fc"]),
+    "torchvision.vgg11_bn": ((3, 32, 32), None),
+    "vgg16_bn": ((3, 32, 32), None),
+    "resnet_small": ((3, 8, 8), ["stem.0", "stem.1", "stages.0", "stages.1", "stages.2", "classifier"]),
+    "mlp": ((3, 8, 8), ["1", "3", "5"]),
+    "vit_small": ((3, 8, 8), [*VIT, "encoder.ln", "heads.head"]),
+    "language_model": ((16,), ["tokens", "positions", *(f"blocks.{number}" for number in range(4)), "norm", "head"]),
+}
+
+
+@pytest.mark.parametrize("name", list(BLOCKS))
+def test_blocks_are_whole_and_in_the_order_in_which_the_network_calls_them(name):
+    shape, expected = BLOCKS[name]
+    called: list[str] = []
+    with torch.device("meta"):
+        model = build_model(name, shape, 256 if len(shape) == 1 else 10, width=2)
+        flat = Flat(model)
+        for path, module in model.named_modules():
+            if path and next(module.parameters(recurse=False), None) is not None:
+                module.register_forward_pre_hook(lambda module, inputs, path=path: called.append(path))
+        model.eval()
+        model(torch.zeros(1, *shape, dtype=torch.int64 if len(shape) == 1 else None))
+    blocks = merge_layers(flat.layers, "block")
+    names = [block.name for block in blocks]
+    assert names == (expected or list(dict.fromkeys(names)))
+    assert [block.start for block in blocks] == [0, *(block.start + block.size for block in blocks[:-1])]
+    assert blocks[-1].start + blocks[-1].size == flat.values.numel()
+    block_of = {path: merge_layers([Layer(f"{path}.weight", 0, 1)], "block")[0].name for path in called}
+    assert [name for name in names if name != "class_token"] == list(dict.fromkeys(block_of[path] for path in called))
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("layer1.0.conv1.weight", "layer1.0"),
+        ("encoder.layers.encoder_layer_3.mlp.0.bias", "encoder.layers.encoder_layer_3"),
+        ("blocks.2.expand.weight", "blocks.2"),
+        ("features.4.weight", "features.4"),
+        ("features.4.1.block.0.weight", "features.4.1"),
+        ("lstm.weight_ih_l0", "lstm"),
+        ("classifier.weight", "classifier"),
+        ("class_token", "class_token"),
+        ("0.12.weight", "0.12"),
+    ],
+)
+def test_the_name_of_a_block_ends_with_its_number(name, block):
+    assert merge_layers([Layer(name, 0, 3)], "block") == [Layer(block, 0, 3)]
+
+
+def test_a_schedule_by_blocks_gives_all_of_a_block_the_same_p():
+    model = build_model("language_model", (16,), 256, width=2)
+    drawer = make_drawer(tiny_config("method.layer=block", "method.p=0.7"), Flat(model), 3)
+    assert drawer.layer_sizes[2:6].tolist() == [sum(p.numel() for p in model.blocks[0].parameters())] * 4
+    assert drawer.probabilities.tolist() == pytest.approx([0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
 
 
 def test_a_model_without_trainable_parameters_or_of_two_dtypes_is_refused():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,35 @@ def test_a_link_is_said_as_options_that_give_it_again():
         "--latency-us 12.34 --bandwidth-gb 1.5 --overhead-us 20 --cores 2"
     )
     assert "--cores" not in describe_link(LINK)
+
+
+@pytest.mark.parametrize("layer", ["tensor", "block"])
+def test_the_layers_of_a_schedule_are_shown_with_what_moves_of_each(layer):
+    it = plan("method.optimizer_state=true", f"method.layer={layer}", "method.p_schedule=linear")
+    assert sum(one.values_moved for one in it.layers) == pytest.approx(it.values_moved_per_exchange)
+    assert sum(one.num_parameters for one in it.layers) == it.num_parameters
+    assert len(it.layers) == it.num_layers
+    assert (it.layers[0].probability, it.layers[-1].probability) == (0.3, 0)
+    first = it.layers[0]  # rows of parameters and momentum, p at half of its peak on average, 3 of 4 members elsewhere
+    assert first.values_moved == pytest.approx(2 * first.num_parameters * 0.3 / 2 * 3 / 4, rel=0.15)
+    head, line = describe(it, as_json=False, with_layers=True).splitlines()[-it.num_layers - 1 :][:2]
+    assert head.split() == ["layer", "parameters", "p_l", "values", "moved"]
+    assert line.split()[:3] == [first.name, f"{first.num_parameters:,}", "0.3"]
+    assert json.loads(describe(it, as_json=True))["layers"][0] == asdict(first)
+    assert "p_l" not in describe(it, as_json=False)
+
+
+def test_a_method_without_a_schedule_has_no_layers_to_show():
+    it = plan("method.name=papa")
+    assert it.layers == []
+    assert describe(it, as_json=False, with_layers=True).endswith("method.name=papa has no schedule over layers")
+
+
+def test_the_plan_of_a_run_on_text_reads_the_text_and_says_where_there_is_none(tmp_path):
+    keys = ["data.name=text", "model.name=language_model", "data.context=16", "train.steps=null"]
+    with pytest.raises(WashError, match="there is no such file"):
+        plan(*keys, f"data.path={tmp_path}/text")
+    (tmp_path / "text").write_bytes(bytes(2000))
+    it = plan(*keys, f"data.path={tmp_path}/text")
+    assert it.num_steps == (1350 - 1) // 16 // 8  # a tenth for the test, of the rest a quarter held out, batches of 8
+    assert it.layers[0].name == "tokens.weight"

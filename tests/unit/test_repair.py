@@ -210,6 +210,35 @@ def test_layers_without_a_bias_are_rescaled_and_layers_that_are_never_called_sta
     assert all(bool(parameter.isfinite().all()) for parameter in soup.parameters())
 
 
+@pytest.mark.parametrize("name", ["language_model", "vit_small"])
+def test_repair_of_transformers_reaches_its_goal_and_leaves_the_soup_of_equal_members_alone(name):
+    shape, num_classes = ((12,), 256) if name == "language_model" else ((3, 8, 8), 4)
+    images = torch.randint(256, (32, *shape)) if name == "language_model" else torch.randn(32, *shape)
+
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = build_model(name, shape, num_classes, width=2)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))  # as far from initialisation as training would go
+        return model
+
+    members = [made(0), made(1)]
+    soup, same = soup_of(members), copy.deepcopy(members[0])
+    goal = goal_of(members, images)
+    repair(soup, goal, lambda: [images], identity)
+    got = measure_channels(soup, [images], identity)
+    called = goal.mean.isfinite()  # torch's attention uses its last layer's weight without calling the layer
+    assert bool(called.all()) == (name == "language_model")
+    assert torch.equal(got.mean.isfinite(), called)
+    assert torch.allclose(got.mean[called], goal.mean[called], atol=1e-4)
+    assert torch.allclose(got.std[called], goal.std[called], rtol=1e-3)
+    assert all(bool(parameter.isfinite().all()) for parameter in soup.parameters())
+    repair(same, goal_of([members[0], members[0]], images), lambda: [images], identity)
+    with torch.no_grad():
+        assert torch.allclose(same(images), members[0](images), atol=1e-3)
+
+
 def test_a_channel_that_is_dead_in_the_soup_is_not_blown_up():
     members = [convolutional(0), convolutional(0)]
     with torch.no_grad():

@@ -70,8 +70,8 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [B, T, num_classes] of the token behind each of the tokens [B, T] int64."""
-        positions = self.positions(torch.arange(tokens.shape[1], device=tokens.device))
-        logits: Tensor = self.head(self.norm(self.blocks(self.tokens(tokens) + positions)))
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        logits: Tensor = self.head(self.norm(self.blocks(self.tokens(tokens) + self.positions(places))))
         return logits
 
 
