@@ -14,9 +14,10 @@ from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.flat import Flat, get_statistics
+from wash_hpc.ensemble.judged import Evaluation, JudgedSoup
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.errors import ConfigError
-from wash_hpc.evaluate import Evaluation, Evaluator, JudgedSoup
+from wash_hpc.evaluate import Evaluator
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, agreed
@@ -143,14 +144,16 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
     else:
         evaluation = run.evaluator.evaluate(run.fetch)
         members = [member for member in range(run.num_members) if member not in evaluation.left_out]
-        soup = JudgedSoup(members, evaluation.soup_accuracy, evaluation.soup)
+        soup = JudgedSoup(members, evaluation.scores["soup"], evaluation.soup)
     file = output or soup_file(folder, kind)
     run.reducer.close()
     if not run.world.is_root:
         return ""
     run.evaluator.load(soup.weights)
     save_model(file, run.evaluator.model)
-    return f"{file}: {kind} soup of members {', '.join(map(str, soup.members))}; test accuracy {soup.accuracy:.2%}"
+    return (
+        f"{file}: {kind} soup of members {', '.join(map(str, soup.members))}; test accuracy {soup.scores.accuracy:.2%}"
+    )
 
 
 def _in_lines(heading: str, evaluation: Evaluation) -> str:

@@ -23,8 +23,9 @@ from wash_hpc.config import Config, dump_config
 from wash_hpc.data.regularize import describe_regularization
 from wash_hpc.data.source import Source, steps_per_epoch
 from wash_hpc.ensemble.consensus import consensus_distance_per_layer
+from wash_hpc.ensemble.judged import Evaluation
 from wash_hpc.ensemble.soup import Weights
-from wash_hpc.evaluate import Evaluation, Evaluator
+from wash_hpc.evaluate import Evaluator
 from wash_hpc.logs import ProgressReport
 from wash_hpc.member import Member
 from wash_hpc.methods import Method
@@ -145,7 +146,7 @@ class Observer:
             ensemble_accuracy=evaluation.ensemble_accuracy,
             soup_accuracy=evaluation.soup_accuracy,
             soup_accuracy_raw=evaluation.soup_accuracy_raw,
-            greedy_soup_accuracy=None if greedy is None else greedy.accuracy,
+            greedy_soup_accuracy=None if greedy is None else greedy.scores.accuracy,
             consensus_distance=float(self._consensus_distance_per_layer().square().sum().sqrt()),
             bytes_sent_per_member=round(float(sent.mean())),
             wall_seconds=self._wall_seconds(),

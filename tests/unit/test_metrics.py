@@ -73,7 +73,8 @@ def train_record(step: int, num_members: int = 3, mark: float = 0.0) -> TrainRec
 
 
 def evaluation_record(step: int, mark: float = 0.0) -> EvaluationRecord:
-    return EvaluationRecord(step, step + np.arange(3) / 10 + mark, 0.9 + mark, 0.8 + mark)
+    row = step + np.arange(3) / 10 + mark
+    return EvaluationRecord(step, row, 0.9 + mark, 0.8 + mark, row + 1, 0.7 + mark, 0.6 + mark)
 
 
 def assert_rows_are_whole(metrics: Metrics) -> None:
@@ -127,6 +128,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert metrics.evaluate_step.tolist() == [3]
     assert metrics.member_accuracy.tolist() == [[3.0, 3.1, 3.2]]
     assert (metrics.ensemble_accuracy.tolist(), metrics.soup_accuracy.tolist()) == ([0.9], [0.8])
+    assert metrics.member_nll.tolist() == [[4.0, 4.1, 4.2]]
+    assert (metrics.ensemble_nll.tolist(), metrics.soup_nll.tolist()) == ([0.7], [0.6])
     assert metrics.layer_names == tuple(LAYERS)
     assert metrics.attributes == ATTRIBUTES
     assert metrics.num_members == 3

@@ -53,7 +53,7 @@ def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
                 )
             )
             if step % 10 == 0:
-                writer.append_evaluation(EvaluationRecord(step, 1 - row / 2, 0.95, 0.9 + step / 1000))
+                writer.append_evaluation(EvaluationRecord(step, 1 - row / 2, 0.95, 0.9 + step / 1000, row, 0.2, 0.3))
     write_summary(folder, run)
     return folder
 

@@ -17,10 +17,10 @@ LEVELS = [
     {"config", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
-    {"report", "methods", "member", "evaluate"},
+    {"report", "methods", "member", "evaluate", "provenance"},
     {"observe", "survey"},
     {"train", "predict", "traffic", "doctor", "basin"},
-    {"finished", "plan_report"},
+    {"finished", "plan_report", "evaluate_report"},
     {"landscape"},
     {"__main__"},
 ]
