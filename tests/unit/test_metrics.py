@@ -161,8 +161,23 @@ def test_the_file_has_the_promised_datasets_and_types(tmp_path: Path) -> None:
         "evaluate/member_accuracy": ((1, 3), "float64"),
         "evaluate/ensemble_accuracy": ((1,), "float64"),
         "evaluate/soup_accuracy": ((1,), "float64"),
+        "evaluate/member_nll": ((1, 3), "float64"),
+        "evaluate/ensemble_nll": ((1,), "float64"),
+        "evaluate/soup_nll": ((1,), "float64"),
     }
     assert all(extendable.values())
+
+
+def test_files_of_before_likelihood_was_written_are_read_and_joined_with_later_ones(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 3), evaluate=(1, 2))
+    with h5py.File(tmp_path / "metrics/0000.h5", "a") as file:
+        for name in ("member_nll", "ensemble_nll", "soup_nll"):
+            del file[f"evaluate/{name}"]
+    write(tmp_path, range(3, 4), evaluate=(3,))
+    metrics = read_metrics(tmp_path)
+    assert metrics.evaluate_step.tolist() == [1, 2, 3]
+    assert np.isnan(metrics.member_nll).all(axis=1).tolist() == [True, True, False]
+    assert np.isnan(metrics.ensemble_nll).tolist() == np.isnan(metrics.soup_nll).tolist() == [True, True, False]
 
 
 def test_rows_that_are_not_numbers_are_kept(tmp_path: Path) -> None:

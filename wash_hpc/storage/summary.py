@@ -148,7 +148,9 @@ def _checked(file: Path, content: Any) -> Summary:
             raise RunFolderError(f"{file}: {key.name}={json.dumps(value)}: expected {expected}")
     for judged, scores in content["scores"].items():
         if not isinstance(scores, dict) or any(not _is_number_or_null(value) for value in scores.values()):
-            raise RunFolderError(f"{file}: scores.{judged}={json.dumps(scores)}: expected an object of numbers or nulls")
+            raise RunFolderError(
+                f"{file}: scores.{judged}={json.dumps(scores)}: expected an object of numbers or nulls"
+            )
     return Summary(**{key.name: content[key.name] for key in fields(Summary)})
 
 
