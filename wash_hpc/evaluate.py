@@ -27,9 +27,9 @@ from wash_hpc.ensemble.scores import (
     Metric,
     RunningEnsemble,
     Scores,
+    add_up,
     log_probabilities,
     mean_scores,
-    new_tally,
     scores_of,
     tally,
 )
@@ -228,13 +228,13 @@ class Evaluator:
 
     def _tally(self, split: Split, ensemble: RunningEnsemble | None = None) -> Tensor:
         """[TALLY_SIZE] float64 of the loaded weights on this rank's images, which are also added to an ensemble."""
-        sums = new_tally()
+        tallies = []
         for number, (logits, labels) in enumerate(self._predict(split)):
             log_probs = log_probabilities(logits)
-            sums += tally(log_probs, labels)
+            tallies.append(tally(log_probs, labels))
             if ensemble is not None:
                 ensemble.add(number, logits, log_probs, labels)
-        return sums
+        return add_up(tallies)
 
     def _recompute_statistics(self) -> None:
         recompute_statistics(self.model, self._statistics_images(), self._sum)

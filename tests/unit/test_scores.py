@@ -17,9 +17,9 @@ from wash_hpc.ensemble.scores import (
     NUM_BINS,
     RunningEnsemble,
     Scores,
+    add_up,
     log_probabilities,
     mean_scores,
-    new_tally,
     perplexity,
     scores_of,
     tally,
@@ -87,7 +87,7 @@ def test_confidences_on_an_edge_belong_to_the_bin_below_it():
 def test_tallies_of_parts_add_up_to_that_of_the_whole(seed, sizes):
     logits, labels = predictions(seed, sum(sizes) + 1)
     parts = zip(torch.split(logits, [*sizes, 1]), torch.split(labels, [*sizes, 1]), strict=True)
-    summed = sum((tally(log_probabilities(*part[:1]), part[1]) for part in parts), new_tally())
+    summed = add_up([tally(log_probabilities(part), of_part) for part, of_part in parts])
     whole = tally(log_probabilities(logits), labels)
     assert torch.equal(summed[:3], whole[:3])  # counts, to the last one
     assert torch.allclose(summed, whole, rtol=1e-13, atol=1e-12)
@@ -97,6 +97,8 @@ def test_nothing_that_was_predicted_has_no_scores():
     assert all(
         math.isnan(value) for value in vars(scores(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))).values()
     )
+    assert all(math.isnan(value) for value in vars(scores_of(add_up([]))).values())
+    assert all(math.isnan(value) for value in vars(scores_of(RunningEnsemble().tallies()[0])).values())
     assert math.isnan(perplexity(math.nan))
     assert math.isinf(perplexity(1e4))
 

@@ -61,12 +61,11 @@ class RunningEnsemble:
 
     Attributes:
         num_members: how many have been added, the one in work included.
-        num_differing: over all pairs of members, predictions on which the two name different classes.
     """
 
     def __init__(self) -> None:
         self.num_members = 0
-        self.num_differing = 0
+        self._num_differing: list[Tensor] = []  # int64 scalars, one a batch and pair of members
         self._logits: list[Tensor] = []  # [N, C] float32 a batch, summed over members
         self._log_probs: list[Tensor] = []  # [N, C] float32 a batch, the logarithm of the members' summed probabilities
         self._labels: list[Tensor] = []  # [N] int64 a batch
@@ -91,26 +90,27 @@ class RunningEnsemble:
         else:
             self._logits[batch] = self._logits[batch] + logits
             self._log_probs[batch] = torch.logaddexp(self._log_probs[batch], log_probs.float())
-        self.num_differing += sum(int((other != classes).sum()) for other in self._classes[batch])
+        self._num_differing += [(other != classes).sum() for other in self._classes[batch]]
         self._classes[batch].append(classes)
 
+    @property
+    def num_differing(self) -> int:
+        """Over all pairs of members, predictions on which the two name different classes. Waits for the device."""
+        return int(torch.stack(self._num_differing).sum()) if self._num_differing else 0
+
     def tallies(self) -> tuple[Tensor, Tensor]:
-        """The tallies of the ensemble by mean logits and by mean probabilities."""
-        by_logits, by_probabilities = new_tally(), new_tally()
-        for logits, log_probs, labels in zip(self._logits, self._log_probs, self._labels, strict=True):
-            by_logits += tally(log_probabilities(logits / self.num_members), labels)
-            by_probabilities += tally(log_probs.double() - math.log(self.num_members), labels)
-        return by_logits, by_probabilities
+        """The tallies of the ensemble by mean logits and by mean probabilities, as of `add_up`."""
+        batches = list(zip(self._logits, self._log_probs, self._labels, strict=True))
+        by_logits = [tally(log_probabilities(logits / self.num_members), labels) for logits, _, labels in batches]
+        share = math.log(self.num_members)
+        return add_up(by_logits), add_up(
+            [tally(log_probs.double() - share, labels) for _, log_probs, labels in batches]
+        )
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
     """[N, C] float64 of logits [N, C]."""
     return F.log_softmax(logits.double(), dim=1)
-
-
-def new_tally() -> Tensor:
-    """[TALLY_SIZE] float64 zeros on the CPU: the tally of nothing."""
-    return torch.zeros(TALLY_SIZE, dtype=torch.float64)
 
 
 def tally(log_probs: Tensor, labels: Tensor) -> Tensor:
@@ -121,8 +121,8 @@ def tally(log_probs: Tensor, labels: Tensor) -> Tensor:
         labels: [N] int64, the right classes.
 
     Returns:
-        [TALLY_SIZE] float64 on the CPU: predictions, hits, hits among the top five, negative log-likelihood, and for
-        each bin of confidence, (0, 1/15] ... (14/15, 1], its hits less its confidences. Waits for the device.
+        [TALLY_SIZE] float64 on the same device: predictions, hits, hits among the top five, negative log-likelihood,
+        and for each bin of confidence, (0, 1/15] ... (14/15, 1], its hits less its confidences.
     """
     log_confidence, best = log_probs.max(dim=1)
     confidence = log_confidence.exp()
@@ -134,7 +134,14 @@ def tally(log_probs: Tensor, labels: Tensor) -> Tensor:
     gaps = torch.zeros(NUM_BINS, dtype=torch.float64, device=labels.device)
     gaps.index_add_(0, torch.bucketize(confidence, edges), hits - confidence)
     count = gaps.new_tensor(float(labels.numel()))
-    return torch.cat([torch.stack([count, hits.sum(), top_hits.double().sum(), nll.sum()]), gaps]).cpu()
+    return torch.cat([torch.stack([count, hits.sum(), top_hits.double().sum(), nll.sum()]), gaps])
+
+
+def add_up(tallies: Sequence[Tensor]) -> Tensor:
+    """[TALLY_SIZE] float64 on the CPU, the tally of all batches, perhaps none. Waits for the device."""
+    if not tallies:
+        return torch.zeros(TALLY_SIZE, dtype=torch.float64)
+    return torch.stack(list(tallies)).sum(dim=0).cpu()
 
 
 def scores_of(sums: Tensor) -> Scores:
