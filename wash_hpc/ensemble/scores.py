@@ -102,10 +102,9 @@ class RunningEnsemble:
         """The tallies of the ensemble by mean logits and by mean probabilities, as of `add_up`."""
         batches = list(zip(self._logits, self._log_probs, self._labels, strict=True))
         by_logits = [tally(log_probabilities(logits / self.num_members), labels) for logits, _, labels in batches]
-        share = math.log(self.num_members)
-        return add_up(by_logits), add_up(
-            [tally(log_probs.double() - share, labels) for _, log_probs, labels in batches]
-        )
+        log_members = math.log(max(self.num_members, 1))  # where no batch came, no member was counted
+        by_probabilities = [tally(log_probs.double() - log_members, labels) for _, log_probs, labels in batches]
+        return add_up(by_logits), add_up(by_probabilities)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
