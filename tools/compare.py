@@ -17,8 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import torch
 
@@ -48,13 +46,7 @@ exit status: 0 all rows shown; 1 some failed, each named; 2 wrong input; 130 int
 
 @dataclass(frozen=True)
 class Row:
-    """One run of the comparison.
-
-    Attributes:
-        name: the run's.
-        overrides: `key=value` arguments over the common configuration.
-        ranks: of mpirun.
-    """
+    """One run of the comparison: its name, its `key=value` arguments, and the ranks of mpirun."""
 
     name: str
     overrides: tuple[str, ...]
@@ -75,7 +67,7 @@ def make_rows(config: Config, steps_of_epoch: int) -> list[Row]:
     then_papa = f"method.then=[{{name: papa, start: {steps // 2}}}]"
     # Published are 5 epochs of 300 and 1 of 90; a short run, in which that would be once or never, takes every one.
     epochs = 5 if steps >= 20 * steps_of_epoch else 1
-    threads = min(MEMBERS, os.cpu_count() or 1)  # the one rank of a long run has the cores of four
+    threads = (f"run.threads={min(MEMBERS, os.cpu_count() or 1)}",)  # one rank has the cores of four
     return [
         Row("independent", ("method.name=independent",)),
         Row("wash", ("method.name=wash",)),
@@ -89,19 +81,14 @@ def make_rows(config: Config, steps_of_epoch: int) -> list[Row]:
         Row("local_sgd", ("method.name=local_sgd",)),
         Row("diloco", ("method.name=diloco",)),
         Row("data_parallel", ("method.name=data_parallel", f"data.batch_size={MEMBERS * batch_size}")),
-        Row(
-            "single_long",
-            ("method.name=independent", f"train.steps={MEMBERS * steps}", f"run.threads={threads}"),
-            ranks=1,
-        ),
+        Row("single_long", ("method.name=independent", f"train.steps={MEMBERS * steps}", *threads), ranks=1),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is not there yet, then show everything; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    started = time.monotonic()
+    options, started = _parser().parse_args(arguments), time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         folder, rows = _plan(options)
         failed = []
@@ -109,14 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\n[{number}/{len(rows)}] {row.name}", flush=True)
             if not _train(options, folder, row):
                 failed.append(row.name)
-        _show(folder, [row for row in rows if row.name not in failed])
+        if len(failed) < len(rows):
+            _show(folder, [row for row in rows if row.name not in failed])
     except WashError as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
         print("\ncompare.py: stopped; the same command goes on with the rows that are missing", file=sys.stderr)
         return INTERRUPTED
-    print(f"\n{len(rows)} rows in {time.monotonic() - started:.0f} s; curves: {folder.parent / 'compare.html'}")
+    print(f"\n{len(rows) - len(failed)} of {len(rows)} rows are there after {time.monotonic() - started:.0f} s")
     for name in failed:
         print(f"compare.py: {name} has failed and is not in the table; its messages are above", file=sys.stderr)
     return SOME_FAILED if failed else DONE
@@ -127,16 +115,17 @@ def _plan(options: argparse.Namespace) -> tuple[Path, list[Row]]:
     for override in options.overrides:
         if override.startswith("method.") and not override.startswith("method.p="):
             raise WashError(
-                f"{override}: each row has a method and options of its own; expected method.p=P, or no such key"
+                f"{override}: each row has a method and options of its own; only method.p is common to them"
             )
+    if shutil.which("mpirun") is None:
+        raise WashError("mpirun is not on PATH: source tools/mpi_env.sh first, or use `make compare`")
     config = load_config(options.config, options.overrides)
     num_train = open_source(config, torch.device("cpu")).num_train
     rows = make_rows(config, steps_per_epoch(num_train, config.data.batch_size))
     names = [row.name for row in rows]
     only = options.only.split(",") if options.only else names
-    for name in only:
-        if name not in names:
-            raise WashError(f"--only {name}: there is no such row; there are {', '.join(names)}")
+    if unknown := set(only) - set(names):
+        raise WashError(f"--only {unknown.pop()}: there is no such row; there are {', '.join(names)}")
     rows = [row for row in rows if row.name in only]
     for row in rows:
         load_config(options.config, _overrides(options, config.folder, row))
@@ -175,11 +164,8 @@ def _why_anew(run: Path, config: Config) -> str:
 
 
 def _run(command: Sequence[str]) -> int:
-    """Run mpirun; when we are interrupted, wait until its ranks have ended.
-
-    A session of its own keeps the terminal's Ctrl-C from it: it gets one signal, ours. A second would make it leave its
-    ranks behind.
-    """
+    """Run mpirun; when we are interrupted, wait until its ranks have ended."""
+    # A session of its own keeps the terminal's Ctrl-C from it: at a second signal, after ours, it would not wait either.
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
             return process.wait()
@@ -191,19 +177,13 @@ def _run(command: Sequence[str]) -> int:
 
 def _show(folder: Path, rows: Sequence[Row]) -> None:
     """Print the table, all columns of it, and write the page."""
-    if not rows:
-        return
     page = folder.parent / "compare.html"
     command = [sys.executable, str(Path(__file__).with_name("summarize.py")), *(str(folder / row.name) for row in rows)]
     # By way of a pipe: on a terminal the table would leave out columns that do not fit.
     done = subprocess.run([*command, "--html", str(page)], stdout=subprocess.PIPE, text=True, check=False)
-    print("\n" + done.stdout, end="")
+    print(f"\n{done.stdout}Curves: {page}")
     if done.returncode != 0:
         raise WashError(f"{page} or the table could not be made, as said above")
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

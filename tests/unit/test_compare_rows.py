@@ -75,6 +75,12 @@ def test_a_run_is_trained_anew_unless_it_has_finished_with_the_same_configuratio
     assert "old" in compare._why_anew(tmp_path, config)
 
 
+def test_without_mpirun_it_says_where_to_get_it(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    assert compare.main([]) == 2
+    assert "source tools/mpi_env.sh" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
