@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from wash_hpc.config import Config, load_config
+from wash_hpc.ensemble.flat import Flat
+from wash_hpc.methods import Context
+from wash_hpc.parallel.reducer import Scope
 from wash_hpc.shuffle.plan import Plan
 from wash_hpc.storage.weights import count_members, member_file
 
@@ -44,6 +47,35 @@ TINY = [
 def tiny_config(*overrides: str) -> Config:
     """The configuration of a run of seconds."""
     return load_config(None, [*TINY, *overrides])
+
+
+class AloneReducer:
+    """A world of one rank, without MPI."""
+
+    def sum_(self, tensor: Tensor, scope: Scope) -> Tensor:
+        return tensor
+
+    def mean_(self, tensor: Tensor, scope: Scope) -> Tensor:
+        return tensor
+
+    def broadcast_(self, tensor: Tensor, scope: Scope, root: int = 0) -> Tensor:
+        return tensor
+
+    def start_mean_(self, tensor: Tensor, name: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def method_context(
+    config: Config, world: Any, flat: Flat, reducer: Any = None, model: Any = None, source: Any = None
+) -> Context:
+    """What a method is given in a run of eight steps, four an epoch; WASH alone needs no reducer, model or source."""
+    return Context(config, world, reducer, model, flat, source, 8, 4)
 
 
 def mpirun(num_ranks: int, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:

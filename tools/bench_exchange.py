@@ -158,14 +158,19 @@ def measure_ranks(arguments: argparse.Namespace) -> None:
         print(json.dumps(figures))
 
 
+def make_wash(arguments: argparse.Namespace, ranks: Ranks, flat: Flat) -> Any:
+    """The method as a run has it; of a run it needs the configuration, the ranks and the values alone."""
+    from wash_hpc.methods import Context, make_method
+
+    nothing: Any = None
+    return make_method(Context(make_config(arguments), ranks.world, nothing, nothing, flat, nothing, 10**9, 10**9))
+
+
 def compare_with_floor(
     arguments: argparse.Namespace, ranks: Ranks, flat: Flat, drawer: Drawer, floor: Floor
 ) -> Figures:
     """Ours and the floor in turns, and bytes counted where MPI is called."""
-    from wash_hpc.methods import make_method
-
-    config = make_config(arguments)
-    method: Any = make_method(config, flat, ranks.world)
+    method: Any = make_wash(arguments, ranks, flat)
     counted = count_bytes(method)
     waits = time_calls(method._ahead, "take")
     ours, least = [], []
@@ -204,13 +209,11 @@ def compare_with_floor(
 
 def compare_with_masks(arguments: argparse.Namespace, ranks: Ranks, flat: Flat, drawer: Drawer) -> Figures:
     """The mask-broadcast way: for every tensor a dense mask from rank 0, then the mean of what it picks."""
-    from wash_hpc.methods import make_method
-
     tensors = torch.split(flat.values.detach().float().cpu().clone(), [layer.size for layer in flat.layers])
     average = MaskAverage(ranks.world.exchange_comm, tensors, drawer.probabilities)
     seconds: list[float] = []
     ours: list[float] = []
-    method = make_method(make_config(arguments), flat, ranks.world)
+    method = make_wash(arguments, ranks, flat)
 
     for step in range(1, 21 + WARM_UP):
         ours.append(ranks.time(lambda step=step: method.after_step(step)))

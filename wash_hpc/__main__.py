@@ -38,10 +38,24 @@ Any key of the configuration can be given as key=value, as in
   method.name=wash method.p=0.01 method.schedule=decreasing train.epochs=10 run.seed=1 run.name=try-1
 The keys, their defaults and what they mean are one page: wash_hpc/config.py; a run's own are in its config.yaml."""
 
-SOUP_KINDS = """\
-all members; best first and only those that help on held-out images; or all members, each channel's mean and spread put
-back to that of the members (REPAIR, arXiv 2211.08403) (default: uniform)"""
+SOUP = """\
+Of a run: average the members in RUN/members, recompute normalisation statistics on training images, judge the result
+on the test images and write it as safetensors with the model's own state-dict keys.
 
+Of files that any program wrote (state dicts as .safetensors, or as .pt, .pth, .bin of torch.save, there also under
+'state_dict' or 'model'): check keys, shapes and dtypes, average each tensor in float64 and write it in its own dtype.
+Running statistics are averaged too, counters take the largest; other integers must be equal. No code in a file is run,
+and one tensor is in memory at a time. Needs no MPI, no data and no GPU."""
+
+SOUP_EXAMPLES = """\
+examples:
+  wash-hpc soup runs/digits_wash --kind repair
+  mpirun -n 4 wash-hpc soup runs/digits_wash data.path=/elsewhere/digits --output soup.safetensors
+  wash-hpc soup a.pt b.pt c.safetensors --output mean.safetensors"""
+
+SOUP_KINDS = """\
+of a run: all members; best first and only those that help on held-out images; or all members, each channel's mean and
+spread put back to that of the members (REPAIR, arXiv 2211.08403) (default: uniform)"""
 
 PLAN = """\
 Predict what a run will send, how long an exchange takes and what memory a rank needs, from its configuration alone, for
@@ -107,10 +121,35 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _soup(options: argparse.Namespace) -> int:
+    # A file may have "=" in its name, as in epoch=3.pt.
+    overrides = [word for word in options.sources if "=" in word and not Path(word).exists()] + options.overrides
+    paths = [Path(word) for word in options.sources if word not in overrides]
+    if not paths:
+        raise WashError(
+            "soup needs a run's folder, or files to average: wash-hpc soup RUN, or FILE FILE ... --output OUT"
+        )
+    if len(paths) > 1 or paths[0].is_file():
+        return _soup_of_files(paths, overrides, options)
     require_mpi()
     from wash_hpc.finished import make_soup
 
-    return _print(make_soup(options.folder, options.overrides, options.kind, options.output))
+    return _print(make_soup(paths[0], overrides, options.kind or "uniform", options.output))
+
+
+def _soup_of_files(paths: list[Path], overrides: list[str], options: argparse.Namespace) -> int:
+    if overrides:
+        raise WashError(
+            f"{overrides[0]}: there is no such file, and files have no configuration: key=value is for a run"
+        )
+    if options.kind not in {None, "uniform"}:
+        raise WashError(
+            f"--kind {options.kind}: needs a run's model and images; files can only be averaged as they are"
+        )
+    if options.output is None:
+        raise WashError("a soup of files needs --output FILE, ending with .safetensors")
+    from wash_hpc.file_soup import make_file_soup
+
+    return _print(make_file_soup(paths, options.output))
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -187,25 +226,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    soup = commands.add_parser(
-        "soup",
-        help="average a finished run's members into one network",
-        description="Average the members in RUN/members, recompute normalisation statistics on training images, judge "
-        "the result on the test images and write it as safetensors with the model's own state-dict keys.",
-    )
-    soup.add_argument("folder", type=Path, metavar="RUN")
-    soup.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.path=..., where data have moved")
-    soup.add_argument(
-        "--kind",
-        choices=["uniform", "greedy", "repair"],
-        default="uniform",
-        help=SOUP_KINDS,
-    )
-    soup.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: RUN/members/[greedy_|repair_]soup.safetensors"
-    )
-    soup.set_defaults(run=_soup)
-
+    _add_soup(commands)
     _add_plan(commands)
 
     doctor = commands.add_parser(
@@ -216,6 +237,30 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_soup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    soup = commands.add_parser(
+        "soup",
+        help="average a finished run's members, or any files of weights, into one network",
+        description=SOUP,
+        epilog=SOUP_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    soup.add_argument(
+        "sources",
+        nargs="+",
+        metavar="RUN | FILE | key=value",
+        help="a run's folder and overrides of its configuration, such as data.path=... where data have moved; or files",
+    )
+    soup.add_argument("--kind", choices=["uniform", "greedy", "repair"], help=SOUP_KINDS)
+    soup.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="safetensors; of a run default: RUN/members/[greedy_|repair_]soup.safetensors",
+    )
+    soup.set_defaults(run=_soup, overrides=[])
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

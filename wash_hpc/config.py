@@ -8,15 +8,17 @@ them (members and ranks, batch size and replicas) is checked where it is known.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from wash_hpc.config_text import explain, merge_overrides, read_yaml, with_short_forms
 from wash_hpc.errors import ConfigError
+from wash_hpc.method_kinds import DEFAULT, check_options, kind_of
 from wash_hpc.ranges import check_ranges
 
 
@@ -99,16 +101,17 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig:
-    """What members do to each other after a step; `wash-hpc train --list` says the names."""
+class SingleMethodConfig:
+    """What members do to each other after a step; docs/methods.md says the names, and which options each knows."""
 
-    name: str = "wash"
-    p: float = 0.001  # base probability of a parameter to be shuffled at a step
+    name: str = DEFAULT
+    p: float = 0.001  # base probability of a parameter to be shuffled (wash) or averaged (sparta) at a step
+    p_schedule: Literal["constant", "lr", "cosine", "linear"] = "constant"  # of p over the run: lr follows it; to zero
     schedule: Literal["decreasing", "constant", "increasing"] = "decreasing"  # of p over the layers
     layer: Literal["tensor", "module"] = "tensor"  # what counts as a layer
-    every: int = 1  # exchange after every so many steps
-    start: int = 0  # no exchange in the first `start` steps
-    stop: int | None = None  # no exchange after step `stop`; null: until the end
+    every: int = 0  # act after every so many steps (papa_all: epochs); 0: the method's own, see method_kinds
+    start: int = 0  # not in the first `start` steps
+    stop: int | None = None  # not after step `stop`; null: until the end
     optimizer_state: bool = False  # WASH+Opt: the optimizer's per-parameter state moves with the values
     permutation: Literal["uniform", "cyclic"] = "uniform"
     overlap: bool = False  # the exchange runs while the next step computes, and is added after it
@@ -116,6 +119,18 @@ class MethodConfig:
     node_size: int | None = None  # topology node: members a node; null: as many as are on each host
     node_ratio: int = 10  # topology node: every so manieth exchange is between all members
     quarantine: bool = False  # go on without members whose values are not finite, instead of stopping
+    alpha: float = 0.99  # papa: what a member keeps of itself at the peak of the learning rate
+    repair: bool = True  # papa_all: REPAIR after each average; for batch normalisation, statistics measured anew
+    draw: Literal["random", "partitioned"] = "random"  # sparta: partitioned takes each position once in 1/p steps
+    outer_lr: float = 0.7  # diloco: of the outer Nesterov SGD
+    outer_momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class MethodConfig(SingleMethodConfig):
+    """A method, and others beside or after it, each in its own window of steps."""
+
+    then: list[SingleMethodConfig] = field(default_factory=list)  # [{name: papa, start: 300}], with its own options
 
 
 @dataclass(frozen=True)
@@ -185,28 +200,35 @@ class Config:
         """The run's folder, `run.dir/run.name`."""
         return Path(self.run.dir) / self.run.name
 
+    @property
+    def methods(self) -> list[SingleMethodConfig]:
+        """`method`, and those that `method.then` adds."""
+        return [self.method, *self.method.then]
+
 
 def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Merge the defaults, a YAML file and `key=value` arguments.
 
     Args:
         file: path of a YAML file, or None for the defaults.
-        overrides: arguments such as `method.p=0.01`; later ones win.
+        overrides: arguments such as `method.p=0.01`; later ones win. `method.name=NAME` forgets what was said before it
+            of another method and means nothing to this one.
 
     Raises:
         ConfigError: an unreadable file, a misspelt key, a wrong type or a value out of its range.
     """
-    from_file = _read_yaml(Path(file)) if file is not None else {}
+    from_file = read_yaml(Path(file)) if file is not None else {}
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
     try:
-        given = OmegaConf.merge(from_file, OmegaConf.from_dotlist(list(overrides)))
-        merged = OmegaConf.merge(OmegaConf.structured(Config), _with_lists(_with_words_on_and_off(given)))
+        given = merge_overrides(OmegaConf.create(from_file), overrides)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), with_short_forms(given))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
     assert isinstance(config, Config)
+    config = _with_own_defaults(config)
     check_ranges(config)
     return config
 
@@ -226,40 +248,18 @@ def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
     )
 
 
-def _read_yaml(file: Path) -> Any:
-    if not file.is_file():
-        raise ConfigError(f"{file}: there is no such configuration file")
-    try:
-        content = OmegaConf.load(file)
-    except Exception as error:  # PyYAML's many errors share no base with OmegaConf's
-        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(content):
-        raise ConfigError(f"{file}: expected sections of keys (run:, data:, method: ...)")
-    return content
+def _with_own_defaults(config: Config) -> Config:
+    """The same with each method's own `every` where none is given, and one member where the method has only one.
 
-
-def _with_words_on_and_off(given: Any) -> Any:
-    """The same with `on` and `off` where YAML has read them as true and false."""
-    for key in ("parallel.device_buffers", "log.progress"):
-        value = OmegaConf.select(given, key)
-        if isinstance(value, bool):
-            OmegaConf.update(given, key, "on" if value else "off")
-    return given
-
-
-def _with_lists(given: Any) -> Any:
-    """The same with lists of one where a regularisation is given as a number for all members."""
-    for key in ("train.mixup", "train.cutmix", "train.label_smoothing", "train.random_erasing"):
-        value = OmegaConf.select(given, key)
-        if value is not None and not OmegaConf.is_list(value):
-            OmegaConf.update(given, key, [value])
-    return given
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    """The first sentence of an OmegaConf error, with the full key in front of it."""
-    first = str(error).splitlines()[0]
-    if "is not a subclass of" in first:  # as in method=wash, meant for method.name=wash
-        section = first.split("subclass of ")[1].split("Config")[0].lower()
-        return f"{section}: expected a key of this section, as in {section}.KEY=VALUE"
-    return f"{error.full_key}: {first}" if error.full_key else first
+    Raises:
+        ConfigError: a method that is given an option that it does not know.
+    """
+    methods = [replace(method, every=method.every or kind_of(method.name).every) for method in config.methods]
+    for number, method in enumerate(methods):
+        check_options(method, "method" if number == 0 else f"method.then[{number - 1}]")
+    first, *others = methods
+    assert isinstance(first, MethodConfig)
+    members = config.ensemble.members
+    if first.name == "data_parallel" and members is None:
+        members = 1
+    return replace(config, method=replace(first, then=others), ensemble=replace(config.ensemble, members=members))

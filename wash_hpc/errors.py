@@ -30,6 +30,10 @@ class RunFolderError(WashError):
     """A run folder that exists where it must not, or lacks what it should hold."""
 
 
+class WeightsError(WashError):
+    """A file of weights that cannot be read, or does not fit the others."""
+
+
 class WorldError(WashError):
     """Ranks, members and replicas that do not fit each other, or ranks that disagree."""
 

@@ -147,6 +147,11 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+def relative_learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """The learning rate of a step as a share of its peak; 0 where there is none."""
+    return learning_rate(config, step, num_steps) / config.lr if config.lr > 0 else 0.0
+
+
 def num_state_rows(config: OptimizerConfig) -> int:
     """How many numbers an optimizer keeps for each parameter."""
     if config.name == "sgd":

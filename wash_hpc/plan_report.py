@@ -31,8 +31,12 @@ def describe(prediction: Prediction, as_json: bool, calibration: Calibration | N
         ("values moved", f"{it.values_moved_per_exchange:,.0f} by a member in an exchange"),
         ("messages", f"{it.messages_per_exchange:.4g} by a member in an exchange, {it.messages_per_step:.4g} a step"),
         ("sent", f"{format_bytes(it.bytes_sent_per_exchange)} by a member in an exchange"),
-        ("", f"{format_bytes(it.wire_bytes_per_step)} a step, with a flag of one value in each message"),
+        ("", f"{format_bytes(it.wire_bytes_per_step)} a step, with a flag of one value in each message of a shuffle"),
         ("", f"{format_bytes(it.bytes_sent_per_member)} by a member in the run"),
+        *(
+            ("", f"{cost.num_exchanges:,} times {cost.name}, {cost.values_sent:,.0f} values by a member in the run")
+            for cost in it.methods[1:] and it.methods
+        ),
         ("  PAPA", f"{format_bytes(it.papa_bytes_per_member)} (an average every {PAPA_EVERY} steps)"),
         ("  data-parallel", f"{format_bytes(it.data_parallel_bytes_per_member)} (gradients at every step)"),
         (

@@ -18,11 +18,14 @@ from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import steps_per_epoch
 from wash_hpc.draw_cost import DrawCost, bytes_of_draw, measure_alternatives, measure_draw, scale_drawer
-from wash_hpc.ensemble.flat import Flat
+from wash_hpc.ensemble.flat import Flat, get_statistics
+from wash_hpc.ensemble.repair import num_hidden_channels
 from wash_hpc.errors import ConfigError, DataError, MissingDependencyError
 from wash_hpc.member import num_state_rows
-from wash_hpc.methods import require_method
-from wash_hpc.methods.drawing import is_due, make_drawer
+from wash_hpc.method_cost import MethodCost, Sizes, predict_method
+from wash_hpc.methods import each_method, require_methods
+from wash_hpc.methods.drawing import make_drawer
+from wash_hpc.methods.due import counted_in_steps
 from wash_hpc.models import build_model
 from wash_hpc.parallel.link import Link
 from wash_hpc.shuffle.draw import Drawer
@@ -53,27 +56,28 @@ class Facts:
 
     Attributes:
         config: of the run.
-        drawer: of its exchanges.
-        num_parameters: P.
-        num_rows: that move: 1, or more where optimizer state moves too.
+        drawers: of each method, used where it is WASH.
+        sizes: of the model and the run.
         num_rows_kept: parameters and optimizer state.
         dtype: of the parameters.
-        num_steps: of the run.
         data_assumed: the data set is not there; its published size was taken.
     """
 
     config: Config
-    drawer: Drawer
-    num_parameters: int
-    num_rows: int
+    drawers: list[Drawer]
+    sizes: Sizes
     num_rows_kept: int
     dtype: torch.dtype
-    num_steps: int
     data_assumed: bool
 
     @property
+    def drawer(self) -> Drawer:
+        """Of the first method."""
+        return self.drawers[0]
+
+    @property
     def exchanges(self) -> bool:
-        """Whether members exchange anything, ever."""
+        """Whether members shuffle anything, ever."""
         return self.config.method.name == "wash" and self.drawer.expected_picked > 0
 
 
@@ -81,12 +85,15 @@ class Facts:
 class Prediction:
     """What a run will cost. Means are over members, draws, and exchanges of a topology's period.
 
+    What is said of one exchange, or of a step, is of the first method.
+
     Attributes:
+        methods: each method's part.
         num_members: M.
         num_parameters: P.
         num_layers: layers of the schedule.
         num_steps: of the run.
-        num_exchanges: in which members exchange.
+        num_exchanges: times that a method acts.
         values_moved_per_exchange: scalars sent by a member.
         bytes_sent_per_exchange: the same as payload.
         bytes_sent_per_member: payload over the whole run.
@@ -110,6 +117,7 @@ class Prediction:
         data_assumed: the data set is not there; its published size was taken.
     """
 
+    methods: list[MethodCost]
     num_members: int
     num_parameters: int
     num_layers: int
@@ -150,20 +158,29 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
         WashError: the configuration is wrong.
     """
     config = load_config(file, overrides)
-    require_method(config.method.name)
-    num_members = (config.ensemble.members or usual_members) if members is None else members
+    require_methods(config)
+    of_config = None if config.method.name == "data_parallel" else config.ensemble.members  # there, ranks are meant
+    num_members = (of_config or usual_members) if members is None else members
     if not 1 <= num_members <= _MOST_MEMBERS:
         raise ConfigError(f"plan: expected --members from 1 to {_MOST_MEMBERS}, not {num_members}")
     facts = _data_facts(config)
-    flat = Flat(_shapes_of_model(config, facts), num_state_rows(config.optimizer))
+    model = _shapes_of_model(config, facts)
+    flat = Flat(model, num_state_rows(config.optimizer))
+    per_epoch = steps_per_epoch(facts.num_train, config.data.batch_size)
     return Facts(
         config=config,
-        drawer=make_drawer(config, flat, num_members, _nodes(config, num_members)),
-        num_parameters=flat.values.numel(),
-        num_rows=len(flat.rows) if config.method.optimizer_state else 1,
+        drawers=[make_drawer(one, flat, num_members, _nodes(one, num_members)) for one in each_method(config)],
+        sizes=Sizes(
+            num_parameters=flat.values.numel(),
+            num_statistics=get_statistics(model).numel(),
+            num_channels=num_hidden_channels(model),
+            num_rows=len(flat.rows) if config.method.optimizer_state else 1,
+            item_size=flat.values.element_size(),
+            num_steps=config.train.steps or config.train.epochs * per_epoch,
+            steps_per_epoch=per_epoch,
+        ),
         num_rows_kept=len(flat.rows),
         dtype=flat.values.dtype,
-        num_steps=config.train.steps or config.train.epochs * steps_per_epoch(facts.num_train, config.data.batch_size),
         data_assumed=facts.assumed,
     )
 
@@ -197,38 +214,44 @@ def predict(facts: Facts, link: Link) -> Prediction:
         ConfigError: the link has impossible constants.
     """
     _check_link(link)
-    method, drawer = facts.config.method, facts.drawer
-    item, size = facts.dtype.itemsize, facts.num_parameters
-    traffic = predict_traffic(drawer, facts.num_rows, item, link) if facts.exchanges else Traffic()
-    num_exchanges = sum(is_due(method, step + 1) for step in range(facts.num_steps)) if traffic.messages else 0
-    batching = advise_batching(traffic, method.every, method.p, num_exchanges)
-    draw = measure_draw(drawer, facts.num_rows) if num_exchanges else DrawCost()
+    method, drawer, sizes = facts.config.method, facts.drawer, facts.sizes
+    item, size = sizes.item_size, sizes.num_parameters
+    costs = [
+        predict_method(one, drawer, sizes, link)
+        for one, drawer in zip(each_method(facts.config), facts.drawers, strict=True)
+    ]
+    first, traffic = costs[0], costs[0].traffic
+    shuffles = first.name == "wash" and first.num_exchanges > 0
+    batching = advise_batching(traffic, method.every, method.p, first.num_exchanges) if shuffles else None
+    draw = measure_draw(drawer, sizes.num_rows) if shuffles else DrawCost()
     ring = 2 * (drawer.num_members - 1) / drawer.num_members * size * item
-    buffers = 2 * traffic.most_values * item + (bytes_of_draw(drawer, traffic.most_values) if num_exchanges else 0)
+    buffers = 2 * traffic.most_values * item + (bytes_of_draw(drawer, traffic.most_values) if shuffles else 0)
+    every = counted_in_steps(method, sizes.num_steps, sizes.steps_per_epoch).every
     return Prediction(
+        methods=costs,
         num_members=drawer.num_members,
         num_parameters=size,
         num_layers=len(drawer.layer_sizes),
-        num_steps=facts.num_steps,
-        num_exchanges=num_exchanges,
+        num_steps=sizes.num_steps,
+        num_exchanges=sum(cost.num_exchanges for cost in costs),
         values_moved_per_exchange=traffic.values,
         bytes_sent_per_exchange=traffic.values * item,
-        bytes_sent_per_member=traffic.values * item * num_exchanges,
+        bytes_sent_per_member=sum(cost.values_sent for cost in costs) * item,
         messages_per_exchange=traffic.messages,
-        messages_per_step=traffic.messages / method.every,
+        messages_per_step=traffic.messages / every,
         wire_bytes_per_exchange=traffic.num_bytes,
-        wire_bytes_per_step=traffic.num_bytes / method.every,
-        papa_bytes_per_member=ring * (facts.num_steps // PAPA_EVERY),
-        data_parallel_bytes_per_member=ring * facts.num_steps,
+        wire_bytes_per_step=traffic.num_bytes / every,
+        papa_bytes_per_member=ring * (sizes.num_steps // PAPA_EVERY),
+        data_parallel_bytes_per_member=ring * sizes.num_steps,
         link=link,
         exchange_seconds=traffic.seconds,
-        exchange_seconds_per_step=traffic.seconds / method.every,
-        exchange_seconds_of_run=traffic.seconds * num_exchanges,
+        exchange_seconds_per_step=traffic.seconds / every,
+        exchange_seconds_of_run=sum(cost.traffic.seconds * cost.num_exchanges for cost in costs),
         latency_share=traffic.latency_share,
         batching=batching,
-        ring_seconds=_ring_seconds(facts, link, traffic, batching),
+        ring_seconds=_ring_seconds(facts, link, traffic, batching) if shuffles else None,
         draw=draw,
-        faster_draws=measure_alternatives(drawer, facts.num_rows) if draw.is_slow else {},
+        faster_draws=measure_alternatives(drawer, sizes.num_rows) if draw.is_slow else {},
         memory_bytes=round((facts.num_rows_kept + 3) * size * item + buffers),
         data_assumed=facts.data_assumed,
     )
@@ -241,7 +264,7 @@ def _ring_seconds(facts: Facts, link: Link, traffic: Traffic, batching: Batching
         return None
     ring = Topology(facts.drawer.num_members, "ring", facts.config.method.every)
     drawer = scale_drawer(facts.drawer, facts.drawer.expected_picked, ring)
-    return predict_traffic(drawer, facts.num_rows, facts.dtype.itemsize, link).seconds
+    return predict_traffic(drawer, facts.sizes.num_rows, facts.sizes.item_size, link).seconds
 
 
 def _nodes(config: Config, num_members: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from wash_hpc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from wash_hpc.config import Config
+    from wash_hpc.config import Config, OptimizerConfig, SingleMethodConfig
 
 Rule = tuple[str, object, bool, str]
 """A key, its value, whether it may have this value, and what was expected."""
@@ -21,13 +21,18 @@ def check_ranges(config: Config) -> None:
     Raises:
         ConfigError: the first value that is out of its range.
     """
-    for section, values in asdict(config).items():
+    sections = asdict(config)
+    sections |= {f"method.then[{number}]": method for number, method in enumerate(sections["method"]["then"])}
+    for section, values in sections.items():
         for key, value in values.items():
             if isinstance(value, list) and any(isinstance(item, list) for item in value):
                 raise ConfigError(f"{section}.{key}={value}: expected a list of numbers")
             if not all(math.isfinite(number) for number in _floats(value)):
                 raise ConfigError(f"{section}.{key}={value}: expected a finite number")
-    rules = [*_run_rules(config), *_data_rules(config), *_training_rules(config), *_method_rules(config)]
+    rules = [*_run_rules(config), *_data_rules(config), *_training_rules(config), *_combination_rules(config)]
+    for number, method in enumerate(config.methods):
+        where = "method" if number == 0 else f"method.then[{number - 1}]"
+        rules += _method_rules(method, config.optimizer, where)
     for key, value, holds, expected in rules:
         if not holds:
             raise ConfigError(f"{key}={value}: expected {expected}")
@@ -127,33 +132,73 @@ def _training_rules(config: Config) -> list[Rule]:
     ]
 
 
-def _method_rules(config: Config) -> list[Rule]:
-    method = config.method
-    return [
-        ("method.p", method.p, 0 <= method.p <= 1, "a probability in [0, 1]"),
-        ("method.every", method.every, method.every >= 1, "at least 1"),
-        ("method.start", method.start, method.start >= 0, "0 or more"),
-        ("method.stop", method.stop, _at_least(method.start, method.stop), "method.start or more, or null"),
-        ("method.node_size", method.node_size, _at_least(1, method.node_size), "at least 1, or null"),
-        ("method.node_ratio", method.node_ratio, method.node_ratio >= 1, "at least 1"),
+def _method_rules(method: SingleMethodConfig, optimizer: OptimizerConfig, where: str) -> list[Rule]:
+    rules: list[Rule] = [
+        ("p", method.p, 0 <= method.p <= 1, "a probability in [0, 1]"),
+        ("every", method.every, method.every >= 1, "at least 1, or 0 for the method's own"),
+        ("start", method.start, method.start >= 0, "0 or more"),
+        ("stop", method.stop, _at_least(method.start, method.stop), "method.start or more, or null"),
+        ("node_size", method.node_size, _at_least(1, method.node_size), "at least 1, or null"),
+        ("node_ratio", method.node_ratio, method.node_ratio >= 1, "at least 1"),
         (
-            "method.quarantine",
+            "quarantine",
             method.quarantine,
             not method.quarantine or method.topology == "global",
             f"false with method.topology={method.topology}, where not all members know of a sick one",
         ),
         (
-            "method.optimizer_state",
+            "optimizer_state",
             method.optimizer_state,
-            not (method.optimizer_state and config.optimizer.name == "sgd" and config.optimizer.momentum == 0),
+            not (method.optimizer_state and optimizer.name == "sgd" and optimizer.momentum == 0),
             "false with optimizer.name=sgd and optimizer.momentum=0, which keeps no state that could be shuffled",
         ),
         (
-            "method.overlap",
+            "overlap",
             method.overlap,
-            not (method.overlap and method.optimizer_state and config.optimizer.name != "sgd"),
-            f"false with method.optimizer_state=true and {config.optimizer.name}, whose second moment a difference "
-            "could make negative",
+            not (method.overlap and method.optimizer_state and optimizer.name != "sgd"),
+            f"false with method.optimizer_state=true and {optimizer.name}, whose second moment a difference could make "
+            "negative",
+        ),
+        ("alpha", method.alpha, 0 <= method.alpha <= 1, "a share in [0, 1]"),
+        (
+            "p_schedule",
+            method.p_schedule,
+            method.p_schedule == "constant" or method.draw == "random",
+            "constant with method.draw=partitioned, which takes each position equally often",
+        ),
+        ("draw", method.draw, method.draw == "random" or method.p > 0, "random with method.p=0"),
+        ("outer_lr", method.outer_lr, method.outer_lr > 0, "above 0"),
+        ("outer_momentum", method.outer_momentum, 0 <= method.outer_momentum < 1, "in [0, 1)"),
+    ]
+    return [(f"{where}.{key}", value, holds, expected) for key, value, holds, expected in rules]
+
+
+def _combination_rules(config: Config) -> list[Rule]:
+    names, members = [method.name for method in config.methods], config.ensemble.members
+    return [
+        (
+            "ensemble.members",
+            members,
+            names[0] != "data_parallel" or members == 1,
+            "1 or null with method.name=data_parallel, which trains one model on all ranks",
+        ),
+        (
+            "method.then",
+            names[1:],
+            len(names) == 1 or "data_parallel" not in names,
+            "no data_parallel, which has a single member, beside another method",
+        ),
+        (
+            "method.quarantine",
+            True,
+            len(names) == 1 or not any(method.quarantine for method in config.methods),
+            "false with method.then: other methods do not know of quarantined members",
+        ),
+        (
+            "method.overlap",
+            True,
+            len(names) == 1 or not any(method.overlap for method in config.methods),
+            "false with method.then: an exchange under way and another method's average must not meet",
         ),
     ]
 

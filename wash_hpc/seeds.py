@@ -27,6 +27,7 @@ class Stream(IntEnum):
     COMBINATION = 8  # none
     REGULARIZE = 9  # counters: member, step
     LANDSCAPE = 10  # counters: 0 for the images, 1 for the first vector of an iteration
+    PARTITION = 11  # counters: round
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

@@ -100,6 +100,16 @@ def predict_traffic(drawer: Drawer, num_rows: int, item_size: int, link: Link) -
     return Traffic(messages_mean, values_mean, bytes_mean, most_values, seconds_mean, fixed_mean)
 
 
+def predict_average(num_values: float, num_members: int, item_size: int, link: Link) -> Traffic:
+    """What an average of so many values over all members takes: a ring allreduce, 2 (N-1) messages of 1/N of them."""
+    if num_values == 0 or num_members == 1:
+        return Traffic()
+    messages = 2.0 * (num_members - 1)
+    values = messages / num_members * num_values
+    seconds = link.seconds(messages, values * item_size, num_members)
+    return Traffic(messages, values, values * item_size, values, seconds, link.seconds(messages, 0.0, num_members))
+
+
 def advise_batching(traffic: Traffic, every: int, p: float, num_exchanges: int) -> Batching | None:
     """The smallest batching that relieves an exchange of its latency, or the largest possible one.
 

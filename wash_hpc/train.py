@@ -29,7 +29,7 @@ from wash_hpc.ensemble.flat import describe_parameters, trainable_parameters
 from wash_hpc.errors import ConfigError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.member import Member
-from wash_hpc.methods import Method, make_method, require_method
+from wash_hpc.methods import Context, Method, make_method, require_methods
 from wash_hpc.models import build_model
 from wash_hpc.observe import Observer
 from wash_hpc.parallel import start_mpi
@@ -62,8 +62,8 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
 
     reducer = setup.make_reducer(world)
     member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer)
-    method = make_method(config, member.flat, world)
     per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
+    method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
     averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
     first_step = continue_from(setup.start, config, member, method, averages, world)
     changes = on_root(comm, lambda: create_folder(config))
@@ -124,7 +124,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
         WashError: a mistake of the user's, the same on all ranks.
     """
     with agreed(comm):
-        require_method(config.method.name)
+        require_methods(config)
         world = World.open(comm, config.ensemble.members)
     layout = world.layout
     abort_on_uncaught_error(f"rank {layout.rank} (member {layout.member}, replica {layout.replica})", layout.rank)

@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 import torch
 
-from tests.support import tiny_config
+from tests.support import method_context, tiny_config
 from wash_hpc.config import Config
 from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
@@ -47,7 +47,7 @@ def train_and_compare_replicas(config: Config, world: World, reducer: Reducer) -
     # Weights that differ between replicas at first: the broadcast inside a member has to make them equal.
     model = make_initial_model(config, source, layout.rank, torch.device("cpu"))
     member = Member(model, config, layout.member, layout.replica, NUM_STEPS, reducer)
-    method = make_method(config, member.flat, world)
+    method = make_method(method_context(config, world, member.flat, reducer, model, source))
     replica = Shard(layout.replica, layout.num_replicas)
     batches = source.train(layout.member, replica, 12, 0)
     batches = regularize(batches, config, layout.member, replica, 0, source.num_classes)

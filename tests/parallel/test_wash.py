@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.support import CountingComm, tiny_config
+from tests.support import CountingComm, method_context, tiny_config
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import HealthError, WashError, WorldError
 from wash_hpc.methods.wash import Wash
@@ -21,7 +21,7 @@ NAN = float("nan")
 def make_wash(world: World, *overrides: str) -> tuple[Wash, Flat]:
     torch.manual_seed(world.comm.rank)
     flat = Flat(build_model("mlp", (3, 8, 8), 4, 1))
-    return Wash(tiny_config(*ANY, *overrides), flat, world), flat
+    return Wash(method_context(tiny_config(*ANY, *overrides), world, flat)), flat
 
 
 @pytest.mark.mpi(ranks=[3], timeout=120)

@@ -37,6 +37,8 @@ MISTAKES = [
     (["model.name=resnet50"], "model.name=resnet50: .*torchvision.resnet50"),
     (["model.name=torchvision.vit_b_16"], "model.name=torchvision.vit_b_16 cannot take images of shape"),
     (["method.name=washh"], "method.name=washh: .*did you mean wash"),
+    (["method.then=[{name: pappa}]"], r"method.then\[0\].name=pappa: .*did you mean papa"),
+    (["method.name=papa", "method.p=0.5"], "method.p=0.5: .*papa does not know this option; it knows .*alpha"),
     (["checkpoint.resume=must"], "checkpoint.resume=must"),
     (["parallel.device=cuda"], "parallel.device=cuda"),
     (["method.optimizer_state=true", "optimizer.momentum=0"], "method.optimizer_state=True: .*keeps no state"),

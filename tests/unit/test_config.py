@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from wash_hpc.config import Config, dump_config, load_config
+from wash_hpc.config import Config, MethodConfig, SingleMethodConfig, dump_config, load_config
 from wash_hpc.data import source_names
 from wash_hpc.errors import ConfigError
+from wash_hpc.method_kinds import KINDS
 from wash_hpc.methods import method_names
 from wash_hpc.models import model_names
 
@@ -64,6 +66,14 @@ def test_a_pair_of_configurations_differs_in_the_method_alone():
             for config in (wash, other):
                 del config["method"], config["run"]
             assert wash == other
+
+
+def test_the_single_long_run_is_one_of_four_independent_members_trained_four_times_longer():
+    long, member = (OmegaConf.load(f"configs/digits_{name}.yaml") for name in ("single_long", "independent"))
+    assert long.train.steps == 4 * member.train.steps
+    for config in (long, member):
+        del config["run"], config["train"], config["log"]
+    assert long == member
 
 
 @pytest.mark.parametrize("section", list(CONTRACT))
@@ -143,3 +153,62 @@ def test_a_regularisation_out_of_its_range_is_refused_with_a_sentence(key, says)
 def test_a_run_name_that_would_leave_the_folder_of_runs_is_refused(name):
     with pytest.raises(ConfigError, match=r"run\.name"):
         load_config(None, [f"run.name={name!r}"])
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_each_method_has_its_own_default_of_every_and_is_written_and_read_back(name, tmp_path):
+    config = load_config(None, [f"method.name={name}"])
+    assert config.method.every == KINDS[name].every
+    file = tmp_path / "c.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file) == config
+
+
+def test_the_options_that_methods_know_are_keys_of_the_configuration():
+    keys = {key.name for key in fields(SingleMethodConfig)}
+    assert {option for kind in KINDS.values() for option in kind.options} == keys - {"name"}
+
+
+def test_a_method_named_later_forgets_what_it_does_not_know_of_the_one_before(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("method: {name: wash, p: 0.5, every: 3, start: 7, then: [{name: papa}]}\n")
+    papa = load_config(file, ["method.name=papa", "method.alpha=0.9"]).method
+    assert (papa.p, papa.every, papa.start, papa.alpha, papa.then) == (MethodConfig.p, 3, 7, 0.9, [])
+    wash = load_config(file, ["method.name=papa", "method.name=wash", "method.p=0.2"]).method
+    assert (wash.p, wash.start) == (0.2, 7)
+    assert load_config(file, ["method.name=wash"]).method.p == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["method.name=papa", "method.p=0.3"],
+            "p=0.3: .*papa does not know .*it knows every, start, stop, alpha",
+        ),
+        (["method.name=independent", "method.every=3"], "method.every=3: .*independent does not know .*it knows none"),
+        (["method.alpha=0.5"], "method.alpha=0.5: method.name=wash does not know"),
+        (["method.then=[{name: diloco, alpha: 0.5}]"], r"method.then\[0\].alpha=0.5: .*it knows .*outer_lr"),
+        (["method.then=[{name: papa, alpha: 2}]"], r"method.then\[0\].alpha=2.0: expected a share"),
+        (["method.then=[{name: papa, every: -1}]"], r"method.then\[0\].every=-1: expected at least 1"),
+        (["method.then=[{name: papa, alpha: .nan}]"], r"method.then\[0\].alpha=nan: expected a finite number"),
+        (["method.then=[{nam: papa}]"], "nam: .*did you mean: 'name'"),
+        (["method.then=[{name: data_parallel}]"], "method.then=.*expected no data_parallel"),
+        (["method.name=data_parallel", "ensemble.members=2"], "ensemble.members=2: expected 1 or null"),
+        (["method.quarantine=true", "method.then=[{name: papa}]"], "method.quarantine=True: expected false with"),
+        (["method.then=[{name: wash, overlap: true}]"], "method.overlap=True: expected false with"),
+        (["method.name=sparta", "method.draw=partitioned", "method.p_schedule=lr"], "method.p_schedule=lr: expected"),
+        (["method.name=sparta", "method.draw=partitioned", "method.p=0"], "method.draw=partitioned: expected random"),
+        (["method.name=diloco", "method.outer_lr=0"], "method.outer_lr=0.0: expected above 0"),
+        (["method.name=diloco", "method.outer_momentum=1"], "method.outer_momentum=1.0: expected in"),
+        (["method.every=-2"], "method.every=-2: expected at least 1"),
+    ],
+)
+def test_an_option_that_the_method_does_not_know_or_cannot_take_is_refused_with_a_sentence(overrides, says):
+    with pytest.raises(ConfigError, match=f"(?i){says}") as raised:
+        load_config(None, overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_data_parallel_is_one_member_on_all_ranks():
+    assert load_config(None, ["method.name=data_parallel"]).ensemble.members == 1

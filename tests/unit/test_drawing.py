@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,14 +13,17 @@ from hypothesis import strategies as st
 from tests.support import tiny_config
 from wash_hpc.config import MethodConfig
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.methods.drawing import due_steps, is_due, make_drawer, warn_of_no_effect
+from wash_hpc.member import learning_rate
+from wash_hpc.methods.drawing import make_drawer, mean_p_factor, p_factor, warn_of_no_effect
+from wash_hpc.methods.due import counted_in_steps, due_steps, is_due
 from wash_hpc.models import build_model
+from wash_hpc.shuffle.draw import Drawer
 
 
 def warning(num_steps: int, num_members: int, *overrides: str, nodes: tuple[int, ...] = ()) -> str:
     config = tiny_config("method.schedule=constant", *overrides)
     flat = Flat(build_model("mlp", (3, 8, 8), 4, 1))
-    return warn_of_no_effect(config.method, make_drawer(config, flat, num_members, nodes), num_steps)
+    return warn_of_no_effect(config, make_drawer(config, flat, num_members, nodes), num_steps)
 
 
 @given(st.integers(1, 9), st.integers(0, 40), st.one_of(st.none(), st.integers(0, 40)), st.integers(0, 60))
@@ -53,3 +60,47 @@ def test_what_is_meant_is_not_warned_of(overrides):
     assert warning(8, 3, *overrides) == ""
     assert warning(8, 1, *overrides) == ""
     assert warning(8, 1, "method.start=8") == ""
+
+
+def factors(kind: str, *overrides: str, num_steps: int = 100) -> list[float]:
+    config = tiny_config(f"method.p_schedule={kind}", "optimizer.schedule=cosine", "optimizer.lr=0.5", *overrides)
+    return [p_factor(config, step, num_steps) for step in range(1, num_steps + 1)]
+
+
+def test_p_is_constant_or_goes_to_zero_with_the_run():
+    assert set(factors("constant")) == {1.0}
+    for kind, half in (("linear", 0.5), ("cosine", 0.5)):
+        over_the_run = factors(kind)
+        assert over_the_run[49] == pytest.approx(half)
+        assert over_the_run[99] == pytest.approx(0, abs=1e-12)
+        assert all(a > b for a, b in pairwise(over_the_run))
+
+
+def test_p_follows_the_learning_rate_of_the_update_before_it_warm_up_and_all():
+    config = tiny_config("optimizer.lr=0.5", "optimizer.warmup_steps=10").optimizer
+    expected = [learning_rate(config, step, 100) / 0.5 for step in range(100)]
+    assert factors("lr", "optimizer.warmup_steps=10") == pytest.approx(expected)
+    assert set(factors("lr", "optimizer.lr=0", "optimizer.min_lr=0")) == {0.0}
+
+
+@given(st.sampled_from(["lr", "cosine", "linear"]), st.integers(1, 8), st.integers(0, 30))
+def test_the_mean_factor_is_that_of_the_steps_that_are_due(kind, every, start):
+    config = tiny_config(f"method.p_schedule={kind}", f"method.every={every}", f"method.start={start}")
+    due = [p_factor(config, step, 40) for step in range(1, 41) if is_due(config.method, step)]
+    assert mean_p_factor(config, 40) == pytest.approx(sum(due) / len(due))
+
+
+@given(st.one_of(st.just(0.0), st.floats(1e-9, 1)), st.integers(1, 50))
+def test_a_scaled_drawer_draws_as_one_of_that_p(factor, step):
+    scaled = Drawer(3, 4, [300, 50], np.array([0.4, 1.0])).scaled(factor)
+    fresh = Drawer(3, 4, [300, 50], np.array([0.4, 1.0]) * factor)
+    assert scaled.draw(step).digest == fresh.draw(step).digest
+
+
+def test_a_method_that_counts_epochs_acts_at_their_ends_and_never_at_the_end_of_the_run():
+    method = MethodConfig(name="papa_all", every=2)
+    assert list(due_steps(counted_in_steps(method, 60, 10), 60)) == [20, 40]
+    assert list(due_steps(counted_in_steps(method, 61, 10), 61)) == [20, 40, 60]
+    assert list(due_steps(counted_in_steps(replace(method, start=20, stop=45), 60, 10), 60)) == [40]
+    assert list(due_steps(counted_in_steps(method, 5, 10), 5)) == []
+    assert counted_in_steps(replace(method, name="papa"), 60, 10).every == 2

@@ -12,35 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.support import tiny_config
+from tests.support import AloneReducer, tiny_config
 from wash_hpc.config import OptimizerConfig
 from wash_hpc.data.regularize import Mix, mix_pairs, regularization_of
 from wash_hpc.data.source import Batch
 from wash_hpc.member import Member, learning_rate
 from wash_hpc.models import build_model
-from wash_hpc.parallel.reducer import Scope
-
-
-class AloneReducer:
-    """A world of one rank, without MPI."""
-
-    def sum_(self, tensor: Tensor, scope: Scope) -> Tensor:
-        return tensor
-
-    def mean_(self, tensor: Tensor, scope: Scope) -> Tensor:
-        return tensor
-
-    def broadcast_(self, tensor: Tensor, scope: Scope, root: int = 0) -> Tensor:
-        return tensor
-
-    def start_mean_(self, tensor: Tensor, name: str) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def batch(step: int) -> Batch:

@@ -14,12 +14,12 @@ PACKAGE = Path("wash_hpc")
 # Lower may not import higher; see docs/design.md.
 LEVELS = [
     {"errors", "clock", "seeds"},
-    {"config", "ranges", "slurm"},
+    {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
-    {"report", "methods", "member", "evaluate", "provenance"},
+    {"report", "methods", "member", "evaluate", "provenance", "file_soup"},
     {"observe", "survey"},
-    {"train", "predict", "traffic", "doctor", "basin"},
+    {"train", "predict", "traffic", "method_cost", "doctor", "basin"},
     {"finished", "plan_report", "evaluate_report"},
     {"landscape"},
     {"__main__"},

@@ -101,6 +101,11 @@ def hidden_layers(model: nn.Module) -> list[Layer]:
     return [module for module in model.modules() if isinstance(module, Layer)][:-1]
 
 
+def num_hidden_channels(model: nn.Module) -> int:
+    """C, over all layers that REPAIR corrects."""
+    return sum(_num_channels(layer) for layer in hidden_layers(model))
+
+
 class _Tally:
     """Sums over the outputs of some layers: for each layer the values a channel, then sums, then sums of squares.
 

@@ -1,38 +1,108 @@
-"""What members do to each other after a step: one small file a method, built on the exchange and the reducer."""
+"""What members do to each other after a step: one small file a method, built on the exchange and the reducer.
+
+A method of one's own is a class between `register` and `wash_hpc.__main__.main`; docs/methods.md shows one.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
+from wash_hpc.method_kinds import KINDS, Kind
+from wash_hpc.methods.due import counted_in_steps, is_due
 
 if TYPE_CHECKING:
+    from wash_hpc.data.source import Source
+    from wash_hpc.parallel.reducer import Reducer
     from wash_hpc.parallel.world import World
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method is given of a run.
+
+    Attributes:
+        config: of the run; its section `method` is this method's own.
+        world: the ranks.
+        reducer: averages over them.
+        model: this rank's network; its parameters are views of `flat`.
+        flat: this member's parameters and optimizer state, changed in place by the method.
+        source: the images.
+        num_steps: of the whole run.
+        steps_per_epoch: of a pass over the training set.
+    """
+
+    config: Config
+    world: World
+    reducer: Reducer
+    model: nn.Module
+    flat: Flat
+    source: Source
+    num_steps: int
+    steps_per_epoch: int
 
 
 class Method(ABC):
     """A way of coupling members.
 
     Attributes:
+        context: what it was given.
+        config: its own options, `every` in steps.
+        flat: this member's parameters.
         values_moved: scalars that this rank has sent to other members so far.
         bytes_sent: the same as bytes of payload.
         quarantined: members that no longer take part, because their values are not finite; equal on all ranks.
         notes: what the user is to be told once, when the run starts.
     """
 
-    values_moved: int = 0
-    bytes_sent: int = 0
-    quarantined: tuple[int, ...] = ()
-    notes: tuple[str, ...] = ()
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.config = counted_in_steps(context.config.method, context.num_steps, context.steps_per_epoch)
+        self.flat = context.flat
+        self.values_moved = 0
+        self.bytes_sent = 0
+        self.quarantined: tuple[int, ...] = ()
+        self.notes: tuple[str, ...] = ()
 
     @abstractmethod
     def after_step(self, step: int) -> None:
-        """Do what is due after the update number `step`, from 1. Collective over `exchange_comm`."""
+        """Do what is due after the update number `step`, from 1. Collective over `exchange_comm` and `member_comm`."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether members meet after this update, by `method.every`, `start` and `stop`; the same on all ranks.
+
+        Never where there is one member.
+        """
+        return self.context.world.layout.num_members > 1 and is_due(self.config, step)
+
+    def mean_over_members(self, tensor: Tensor) -> Tensor:
+        """The mean of the members' tensors, as a new one; counted as sent by a ring allreduce.
+
+        Collective over `exchange_comm` and `member_comm`. Equal on all members' ranks, bit for bit.
+
+        Args:
+            tensor: of one shape on all members; left as it is.
+
+        Raises:
+            HealthError: the mean is not finite; on all ranks, naming the members that made it so.
+        """
+        from wash_hpc.methods.averaging import mean_over_members, num_sent
+
+        mean = mean_over_members(self.context, tensor)
+        self.count_sent(num_sent(tensor.numel(), self.context.world.layout.num_members), tensor.element_size())
+        return mean
+
+    def count_sent(self, num_values: int, item_size: int) -> None:
+        """Add to what this rank has sent: so many scalars of so many bytes."""
+        self.values_moved += num_values
+        self.bytes_sent += num_values * item_size
 
     def warn(self, num_steps: int) -> list[str]:
         """What the user is to be warned of in a run of so many steps, a sentence each; local."""
@@ -58,33 +128,76 @@ class Method(ABC):
         return
 
 
-_METHODS = {"independent": "Independent", "wash": "Wash"}
+MethodClass = TypeVar("MethodClass", bound=type[Method])
+
+_MODULES = {
+    "independent": "Independent",
+    "wash": "Wash",
+    "papa": "Papa",
+    "papa_all": "PapaAll",
+    "sparta": "Sparta",
+    "local_sgd": "LocalSGD",
+    "diloco": "DiLoCo",
+    "data_parallel": "DataParallel",
+}
 """A method's name, which is that of its module, and its class; imported when used, because most need MPI."""
+
+_REGISTERED: dict[str, type[Method]] = {}
+
+
+def register(name: str, options: Sequence[str] = (), every: int = 1) -> Callable[[MethodClass], MethodClass]:
+    """Make a class known as `method.name=NAME`; to be called before the configuration is read.
+
+    Args:
+        name: a new one.
+        options: keys of the section `method` that it reads; others are refused.
+        every: what `method.every` is where nobody says.
+    """
+    if name in KINDS:
+        raise ValueError(f"there is a method {name} already")
+
+    def add(kind: MethodClass) -> MethodClass:
+        KINDS[name] = Kind(tuple(options), every)
+        _REGISTERED[name] = kind
+        return kind
+
+    return add
 
 
 def method_names() -> list[str]:
-    """Names that `require_method` and `make_method` know."""
-    return list(_METHODS)
+    """Names that `require_methods` and `make_method` know."""
+    return list(KINDS)
 
 
-def require_method(name: str) -> None:
+def require_methods(config: Config) -> None:
     """Refuse a name that is no method.
 
     Raises:
         ConfigError: naming those there are.
     """
-    if name not in _METHODS:
-        raise refuse_unknown("method.name", name, method_names())
+    for number, method in enumerate(config.methods):
+        if method.name not in KINDS:
+            key = "method.name" if number == 0 else f"method.then[{number - 1}].name"
+            raise refuse_unknown(key, method.name, method_names())
 
 
-def make_method(config: Config, flat: Flat, world: World) -> Method:
-    """The method of a configuration, for this rank's member.
+def each_method(config: Config) -> list[Config]:
+    """The configuration once for each of its methods, with that one as its only method."""
+    return [replace(config, method=replace(config.method, **vars(method) | {"then": []})) for method in config.methods]
 
-    Args:
-        config: the run's configuration, its method known.
-        flat: this member's parameters and optimizer state, changed in place by the method.
-        world: the ranks.
-    """
-    module = import_module(f"wash_hpc.methods.{config.method.name}")
-    method: Method = getattr(module, _METHODS[config.method.name])(config, flat, world)
-    return method
+
+def make_method(context: Context) -> Method:
+    """The method of a configuration, and those of `method.then`, for this rank's member. Collective over the world."""
+    made = [_class_of(one.method.name)(replace(context, config=one)) for one in each_method(context.config)]
+    if len(made) == 1:
+        return made[0]
+    from wash_hpc.methods.chain import Chain
+
+    return Chain(context, made)
+
+
+def _class_of(name: str) -> type[Method]:
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    kind: type[Method] = getattr(import_module(f"wash_hpc.methods.{name}"), _MODULES[name])
+    return kind

@@ -1,13 +1,16 @@
-"""When a method that draws is due, and what it draws from: from the configuration to a drawer."""
+"""What a method draws from at a step, and with which p: from the configuration to a drawer."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wash_hpc.config import Config, MethodConfig
+from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat, merge_layers
+from wash_hpc.member import relative_learning_rate
+from wash_hpc.methods.due import due_steps
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.probability import layer_probabilities
 from wash_hpc.shuffle.topology import Topology
@@ -49,16 +52,17 @@ def nodes_of_members(config: Config, world: World) -> tuple[int, ...]:
     return tuple(hosts[:: world.layout.num_replicas])
 
 
-def warn_of_no_effect(method: MethodConfig, drawer: Drawer, num_steps: int) -> str:
+def warn_of_no_effect(config: Config, drawer: Drawer, num_steps: int) -> str:
     """A sentence where a run that is to shuffle will hardly do so, as by too small a p; empty where it will.
 
     A probability of zero and a single member are meant: they need no warning.
 
     Args:
-        method: that section of the configuration.
+        config: of the run.
         drawer: of `make_drawer`.
         num_steps: of the whole run.
     """
+    method = config.method
     if method.p == 0 or drawer.num_members == 1:
         return ""
     due = due_steps(method, num_steps)
@@ -70,7 +74,7 @@ def warn_of_no_effect(method: MethodConfig, drawer: Drawer, num_steps: int) -> s
     if not any(drawer.topology.groups(step) for step in due[: drawer.topology.period]):
         keys = f"method.topology={method.topology}, node_ratio={method.node_ratio}"
         return f"{keys}: no two members meet in the {len(due)} exchanges of the run: they train independently"
-    expected = drawer.expected_picked * len(due)
+    expected = drawer.expected_picked * mean_p_factor(config, num_steps) * len(due)
     if expected >= 1:
         return ""
     return (
@@ -79,13 +83,22 @@ def warn_of_no_effect(method: MethodConfig, drawer: Drawer, num_steps: int) -> s
     )
 
 
-def is_due(config: MethodConfig, step: int) -> bool:
-    """Whether members exchange after the update number `step`, from 1: every `every` steps in (start, stop]."""
-    stop = np.inf if config.stop is None else config.stop
-    return config.start < step <= stop and (step - config.start) % config.every == 0
+def p_factor(config: Config, step: int, num_steps: int) -> float:
+    """What p is multiplied with after the update number `step`, from 1, by `method.p_schedule`; in [0, 1].
+
+    `lr` is the learning rate of that update as a share of its peak, `cosine` and `linear` go from 1 to 0 over the run,
+    whatever the window in which the method acts.
+    """
+    kind = config.method.p_schedule
+    if kind == "lr":
+        return relative_learning_rate(config.optimizer, step - 1, num_steps)
+    done = step / num_steps
+    return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[kind]
 
 
-def due_steps(config: MethodConfig, num_steps: int) -> range:
-    """Those of the updates 1 ... num_steps after which `is_due` holds."""
-    last = num_steps if config.stop is None else min(config.stop, num_steps)
-    return range(config.start + config.every, last + 1, config.every)
+def mean_p_factor(config: Config, num_steps: int) -> float:
+    """The mean of `p_factor` over the steps that are due; 1 where none is."""
+    due = due_steps(config.method, num_steps)
+    if config.method.p_schedule == "constant" or not due:
+        return 1.0
+    return float(np.mean([p_factor(config, step, num_steps) for step in due]))

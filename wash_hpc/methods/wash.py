@@ -2,7 +2,7 @@
 
 Cost: each member sends (N-1)/N sum_l p_l d_l scalars a step for N members and layers of d_l parameters; with the
 optimizer's state (WASH+Opt) twice that for SGD with momentum, three times for Adam. Where only the members of a group
-meet (`method.topology`), N is their number.
+meet (`method.topology`), N is their number. p_l is that of the step, by `method.p_schedule`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wash_hpc.config import Config
-from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import ConfigError, HealthError
-from wash_hpc.methods import Method
-from wash_hpc.methods.drawing import is_due, make_drawer, nodes_of_members, warn_of_no_effect
+from wash_hpc.methods import Context, Method
+from wash_hpc.methods.drawing import make_drawer, nodes_of_members, p_factor, warn_of_no_effect
 from wash_hpc.parallel.device import choose_memory
 from wash_hpc.parallel.exchange import Exchange, Transfer
 from wash_hpc.parallel.overlap import OverlappedExchange, require_thread_support
-from wash_hpc.parallel.world import Comm, World, agreed
+from wash_hpc.parallel.world import Comm, agreed
 from wash_hpc.shuffle.ahead import Ahead
 from wash_hpc.shuffle.draw import Draw
 from wash_hpc.shuffle.plan import make_plan
@@ -32,9 +30,10 @@ _CHECK_EVERY = 1000  # exchanges between two comparisons of the ranks' draws
 class Wash(Method):
     """Draw, plan, exchange. Draws and plans are made one exchange ahead, while a step computes."""
 
-    def __init__(self, config: Config, flat: Flat, world: World) -> None:
+    def __init__(self, context: Context) -> None:
         """Raises: ConfigError, on all ranks, where MPI cannot do what the configuration asks."""
-        self._config = config.method
+        super().__init__(context)
+        config, flat, world = context.config, context.flat, context.world
         self._world = world
         self._drawer = make_drawer(config, flat, world.layout.num_members, nodes_of_members(config, world))
         self._num_rows = len(flat.rows) if config.method.optimizer_state else 1
@@ -65,7 +64,7 @@ class Wash(Method):
 
     def warn(self, num_steps: int) -> list[str]:
         """See `Method.warn`: a configuration by which next to nothing is shuffled."""
-        warning = warn_of_no_effect(self._config, self._drawer, num_steps)
+        warning = warn_of_no_effect(self.context.config, self._drawer, num_steps)
         return [warning] if warning else []
 
     def after_step(self, step: int) -> None:
@@ -75,11 +74,11 @@ class Wash(Method):
             HealthError: a member has values that are not finite.
         """
         self._finish_overlapped(step - 1)
-        if not is_due(self._config, step):
+        if not self.is_due(step):
             return
         self._exchange_after(step)
-        if is_due(self._config, step + self._config.every):
-            self._ahead.start(step + self._config.every)  # last: it would compete with the exchange for cores
+        if self.is_due(step + self.config.every):
+            self._ahead.start(step + self.config.every)  # last: it would compete with the exchange for cores
 
     def _exchange_after(self, step: int) -> None:
         draw, transfer = self._ahead.take(step)
@@ -88,8 +87,7 @@ class Wash(Method):
         self._num_exchanges += 1
         # Equal on all ranks, as the draw is: a member that rests in this exchange sends nothing, but has to be there.
         if len(draw.positions) > 0 and draw.groups:
-            self.values_moved += transfer.num_moved
-            self.bytes_sent += transfer.num_moved * self._exchange.dtype.itemsize
+            self.count_sent(transfer.num_moved, self._exchange.dtype.itemsize)
             if self._overlapped is not None:
                 self._overlapped.start(transfer)
             else:
@@ -134,7 +132,7 @@ class Wash(Method):
         """Go on without the sick members, or stop, on all ranks that exchanged with them."""
         if not sick:
             return
-        if self._config.quarantine and len(self.quarantined) + len(sick) < self._world.layout.num_members:
+        if self.config.quarantine and len(self.quarantined) + len(sick) < self._world.layout.num_members:
             self.quarantined = tuple(sorted({*self.quarantined, *sick}))
             self._ahead.forget()  # it was drawn with them
             return
@@ -145,11 +143,12 @@ class Wash(Method):
             "continue from a checkpoint, or go on without such members: method.quarantine=true"
         )
         # Elsewhere only the members of its group know, and a fault of the hardware may strike one replica alone.
-        error.agreed = self._config.topology == "global" and self._world.layout.num_replicas == 1
+        error.agreed = self.config.topology == "global" and self._world.layout.num_replicas == 1
         raise error
 
     def _draw_and_prepare(self, step: int) -> tuple[Draw, Transfer]:
-        draw = self._drawer.draw(step, self.quarantined)
+        drawer = self._drawer.scaled(p_factor(self.context.config, step, self.context.num_steps))
+        draw = drawer.draw(step, self.quarantined)
         layout = self._world.layout
         plan = make_plan(draw, layout.member, self._num_rows, self._row_size)
         if self.quarantined:  # those in quarantine hear who else is sick, so that all go on drawing the same

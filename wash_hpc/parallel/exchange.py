@@ -142,7 +142,7 @@ class Exchange:
             outgoing.copy_(self.send[: transfer.length], non_blocking=True)
         if self.device.type == "cuda":
             torch.cuda.current_stream().synchronize()  # MPI knows nothing of streams: it must find the buffer full
-        if not _is_finite(outgoing.view(self.dtype)):
+        if not is_finite(outgoing.view(self.dtype)):
             outgoing.index_fill_(0, transfer.send_flags.to(outgoing.device), _SICK)
             if outgoing.is_cuda:
                 torch.cuda.current_stream().synchronize()  # as above, for the flags
@@ -212,7 +212,7 @@ class Exchange:
         return placed
 
 
-def _is_finite(values: Tensor) -> bool:
+def is_finite(values: Tensor) -> bool:
     """Whether all are; in one pass without a temporary, as a NaN or an infinity is the least or the greatest."""
     if values.numel() == 0:
         return True

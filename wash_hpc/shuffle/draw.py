@@ -106,6 +106,18 @@ class Drawer:
         steps = [step for step, _ in self.topology.different_exchanges()]
         return self.expected_picked * float(max(self._moved_share(step).max() for step in steps))
 
+    def scaled(self, factor: float) -> Drawer:
+        """A drawer of the same seed, layers and topology, every probability times `factor`, in [0, 1]."""
+        if factor == 1.0:
+            return self
+        return Drawer(
+            self.seed, self.topology, self.layer_sizes.tolist(), self.probabilities * factor, self.permutation
+        )
+
+    def pick(self, step: int) -> NDArray[np.int64]:
+        """The positions of a step alone: [K] int64, strictly increasing, a function of (seed, step)."""
+        return self._pick(generator(self.seed, Stream.SHUFFLE, step, 0))
+
     def _moved_share(self, step: int) -> NDArray[np.float64]:
         return self.topology.moved_share(step, self.permutation == "cyclic")
 
@@ -116,7 +128,7 @@ class Drawer:
             step: number of the update, from 1.
             absent: members that take no part; equal on all ranks.
         """
-        positions = self._pick(generator(self.seed, Stream.SHUFFLE, step, 0))
+        positions = self.pick(step)
         groups = self.topology.groups(step, absent)
         return Draw(
             positions, self._permute(len(positions), groups, generator(self.seed, Stream.SHUFFLE, step, 1)), groups

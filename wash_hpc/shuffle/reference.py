@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wash_hpc.seeds import Stream, generator
 from wash_hpc.shuffle.draw import Draw, Drawer, Permutation
+from wash_hpc.shuffle.partition import MULTIPLIER, Partition
 from wash_hpc.shuffle.plan import Plan
 
 
@@ -66,6 +67,28 @@ def _permutations_slowly(size: int, num: int, kind: Permutation, random: np.rand
         for column, other in zip(columns, random.integers(last + 1, size=num, dtype=np.uint16), strict=True):
             column[last], column[other] = column[other], column[last]
     return columns
+
+
+def partition_slowly(partition: Partition, number: int) -> list[int]:
+    """The positions of an exchange: each place of its part, one after the other, through the Feistel network."""
+    turn, part = divmod(number, partition.num_parts)
+    keys = [int(key) for key in partition.keys(turn)]
+    ends = [partition.size * end // partition.num_parts for end in (part, part + 1)]
+    return sorted(_walk(partition, place, keys) for place in range(*ends))
+
+
+def _walk(partition: Partition, place: int, keys: list[int]) -> int:
+    """Where a place goes: through the network until it is a position again."""
+    half, multiplier = 2**partition.half_bits, int(MULTIPLIER)
+    while True:
+        left, right = divmod(place, half)
+        for key in keys:
+            mixed = (right + key) % 2**64 * multiplier % 2**64
+            mixed = (mixed ^ mixed // 2**32) * multiplier % 2**64
+            left, right = right, left ^ mixed // 2**40 % half
+        place = left * half + right
+        if place < partition.size:
+            return place
 
 
 def shuffle_members(values: Tensor, draw: Draw) -> Tensor:

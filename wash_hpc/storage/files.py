@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from wash_hpc.errors import RunFolderError
 
@@ -19,18 +21,33 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         RunFolderError: it cannot be written; the old file is as it was.
     """
+    with open_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write in pieces, which takes the name `path` when the block ends, and leaves nothing if it raises.
+
+    Args:
+        path: the file; its folder exists.
+
+    Raises:
+        RunFolderError: as `write_atomically`.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")  # the same folder: a rename must not cross devices
     try:
         with unfinished.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
         raise RunFolderError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # as a rule it has its name by now
+            unfinished.unlink()
 
 
 def make_folder(path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Every method on real ranks against its slow twin in one process, and what it sends against its formula."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.serial import train_serially
+from tests.support import TINY, method_context, tiny_config
+from wash_hpc.data import open_source
+from wash_hpc.data.source import Shard
+from wash_hpc.ensemble.flat import get_statistics
+from wash_hpc.ensemble.repair import num_hidden_channels
+from wash_hpc.errors import HealthError
+from wash_hpc.member import Member
+from wash_hpc.methods import make_method
+from wash_hpc.parallel.link import Link
+from wash_hpc.parallel.mpi_reducer import MPIReducer
+from wash_hpc.parallel.reducer import reducer_class
+from wash_hpc.parallel.world import World, start_mpi
+from wash_hpc.predict import predict, read_facts
+from wash_hpc.storage.summary import read_summary
+from wash_hpc.storage.weights import member_file
+from wash_hpc.train import make_initial_model, train
+
+SAME = "ensemble.same_init=true"  # of what averages, so that a rounding does not grow to another network
+
+# By name: the options, and whether values only move, so that any number of ranks gives the same bits.
+METHODS = {
+    "independent": (["method.name=independent"], True),
+    "wash": (["method.p=0.3", "method.every=2", "method.start=1"], True),
+    "wash_opt": (["method.p=0.3", "method.optimizer_state=true", "method.schedule=increasing"], True),
+    "wash_lr": (["method.p=0.5", "method.p_schedule=lr"], True),
+    "wash_cosine": (["method.p=0.5", "method.p_schedule=cosine"], True),
+    "wash_linear": (["method.p=1", "method.p_schedule=linear", "method.schedule=constant"], True),
+    "wash_ring": (["method.p=0.5", "method.topology=ring"], True),
+    "papa": (["method.name=papa", "method.every=2", "method.alpha=0.7"], False),
+    "papa_all": (["method.name=papa_all", "method.every=1"], False),
+    "papa_all_plain": (["method.name=papa_all", "method.every=1", "method.repair=false"], False),
+    "sparta": (["method.name=sparta", "method.p=0.2"], False),
+    "sparta_lr": (["method.name=sparta", "method.p=0.4", "method.p_schedule=lr", "method.every=2"], False),
+    "sparta_partitioned": (["method.name=sparta", "method.p=0.3", "method.draw=partitioned", "method.start=2"], False),
+    "local_sgd": (["method.name=local_sgd", "method.every=3"], False),
+    "diloco": (["method.name=diloco", "method.every=2"], False),
+    "diloco_late": (["method.name=diloco", "method.every=2", "method.start=3", "method.outer_momentum=0"], False),
+    "wash_then_papa": (["method.p=0.3", "method.stop=4", "method.then=[{name: papa, start: 4, every: 2}]"], False),
+    "sparta_and_diloco": (["method.name=sparta", "method.p=0.1", "method.then=[{name: diloco, every: 4}]"], False),
+}
+
+
+def run_on_ranks(folder: Path, name: str, *overrides: str) -> Path:
+    """A run of ten steps, six an epoch, on the ranks of this process."""
+    # Statistics from 48 images in batches of 4: REPAIR's batches do not depend on the number of ranks.
+    train(None, [*TINY, f"run.dir={folder}", f"run.name={name}", *overrides, *common_keys()])
+    return folder / name
+
+
+def common_keys() -> list[str]:
+    return ["train.steps=10", "model.width=2", "evaluate.statistics_images=48", "evaluate.batch_size=4"]
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=420)
+def test_every_method_equals_its_twin_that_holds_all_members_in_one_process(mpi_ranks, comm, tmp_path):
+    folder = Path(comm.bcast(str(tmp_path)))
+    for name in METHODS:
+        compare_with_twin(folder, comm, name, "mlp", "mpi")
+
+
+@pytest.mark.mpi(ranks=[2, 3], timeout=300)
+def test_methods_that_touch_statistics_equal_their_twins_with_them(mpi_ranks, comm, tmp_path):
+    folder = Path(comm.bcast(str(tmp_path)))
+    for name in ("wash_opt", "papa", "papa_all", "papa_all_plain", "local_sgd", "wash_then_papa"):
+        compare_with_twin(folder, comm, name, "resnet_small", "mpi")
+
+
+@pytest.mark.mpi(ranks=[4], timeout=300)
+def test_methods_that_average_equal_their_twins_when_horovod_reduces(mpi_ranks, comm, tmp_path):
+    folder = Path(comm.bcast(str(tmp_path)))
+    for name in ("wash", "papa", "papa_all", "sparta", "local_sgd", "diloco"):
+        compare_with_twin(folder, comm, name, "mlp", "horovod")
+
+
+def compare_with_twin(folder: Path, comm, name: str, model: str, reducer: str) -> None:
+    """One run on the ranks of this process, and one of all members in each."""
+    options, moves_only = METHODS[name]
+    keys = [f"model.name={model}", f"parallel.reducer={reducer}", *options]
+    keys += [] if moves_only else [SAME]
+    run = run_on_ranks(folder, name, *keys)
+    twin = train_serially(tiny_config(*keys, *common_keys()), comm.size)[comm.rank]
+    trained = load_file(member_file(run, comm.rank))
+    for key, expected in twin.model.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            continue  # REPAIR's passes count, too, and each rank makes a part of them
+        if moves_only:
+            assert torch.equal(trained[key], expected), f"{name}: {key}"
+        else:
+            assert torch.allclose(trained[key], expected, rtol=1e-3, atol=1e-5), f"{name}: {key}"
+    comm.Barrier()
+
+
+@pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=240)
+def test_every_method_counts_the_bytes_of_its_formula(mpi_ranks, comm, tmp_path):
+    """METHOD by METHOD: scalars a member sends in ten steps, six of them an epoch; N members, d parameters."""
+    folder, n = Path(comm.bcast(str(tmp_path))), mpi_ranks
+    source = open_source(tiny_config(), torch.device("cpu"))
+    model = make_initial_model(tiny_config(), source, 0, torch.device("cpu"))
+    d = sum(parameter.numel() for parameter in model.parameters())
+    s, c = get_statistics(model).numel(), num_hidden_channels(model)
+    ring = 2 * (n - 1) / n
+    formulas = {
+        "independent": 0,
+        "papa": ring * (d + s) * 5,
+        "papa_all": ring * (d + s + 2 * c) * 1,
+        "papa_all_plain": ring * (d + s) * 1,
+        "local_sgd": ring * d * 3,
+        "diloco": ring * d * (5 + 1),
+        "data_parallel": ring * d * 10,
+    }
+    options = {name: options for name, (options, _) in METHODS.items()} | {
+        "data_parallel": ["method.name=data_parallel", "data.batch_size=12"]
+    }
+    for name, scalars in formulas.items():
+        run = run_on_ranks(folder, name, "parallel.reducer=mpi", *options[name])
+        # Each average rounds to whole scalars.
+        assert read_summary(run).bytes_sent_per_member == pytest.approx(4 * scalars, abs=4 * 10 * 4), name
+        facts = read_facts(run / "config.yaml", [], n)
+        assert predict(facts, Link(1e-6, 1e9)).bytes_sent_per_member == pytest.approx(4 * scalars), name
+    for name, p in (("sparta", 0.2), ("sparta_partitioned", 1 / 4)):
+        exchanges = 10 if name == "sparta" else 8
+        run = run_on_ranks(folder, name, "parallel.reducer=mpi", *options[name])
+        deviation = 4 * ring * 4 * (p * (1 - p) * d * exchanges) ** 0.5
+        expected = 4 * ring * p * d * exchanges
+        assert read_summary(run).bytes_sent_per_member == pytest.approx(expected, abs=deviation + 200), name
+        predicted = predict(read_facts(run / "config.yaml", [], n), Link(1e-6, 1e9)).bytes_sent_per_member
+        assert read_summary(run).bytes_sent_per_member == pytest.approx(predicted, abs=deviation + 200), name
+
+
+@pytest.mark.parametrize("kind", ["horovod", "mpi"])
+@pytest.mark.mpi(ranks=[4], timeout=240)
+def test_replicas_of_a_member_stay_equal_bit_for_bit_under_every_method(mpi_ranks, comm, kind):
+    world = World.open(start_mpi(), 2)
+    reducer = reducer_class(kind)(world)
+    layout = world.layout
+    for name, (options, _) in METHODS.items():
+        config = tiny_config(*options, "evaluate.batch_size=4")
+        source = open_source(config, torch.device("cpu"))
+        model = make_initial_model(config, source, layout.member, torch.device("cpu"))
+        member = Member(model, config, layout.member, layout.replica, 8, reducer)
+        method = make_method(method_context(config, world, member.flat, reducer, model, source))
+        replica = Shard(layout.replica, 2)
+        for step, batch in enumerate(islice(source.train(layout.member, replica, 8, 0), 8)):
+            member.step(batch, step)
+            method.after_step(step + 1)
+        method.finish()
+        digests = comm.allgather((layout.member, member.flat.rows.numpy().tobytes()))
+        assert all(raw == digests[comm.rank][1] for number, raw in digests if number == layout.member), name
+    reducer.close()
+
+
+@pytest.mark.mpi(ranks=[3], timeout=120)
+def test_a_sick_member_infects_nobody_through_an_average_and_is_named(mpi_ranks, comm):
+    world = World.open(start_mpi(), None)
+    reducer = MPIReducer(world)
+    source = open_source(tiny_config(), torch.device("cpu"))
+    for name in ("papa", "papa_all", "sparta", "local_sgd", "diloco"):
+        config = tiny_config(*METHODS[name][0], "method.every=1")
+        model = make_initial_model(config, source, comm.rank, torch.device("cpu"))
+        member = Member(model, config, comm.rank, 0, 8, reducer)
+        method = make_method(method_context(config, world, member.flat, reducer, model, source))
+        if comm.rank == 1:
+            member.flat.values.fill_(float("nan"))
+        with pytest.raises(HealthError, match="member 1: values that are not finite") as raised:
+            method.after_step(4)
+        assert raised.value.agreed
+        assert bool(torch.isfinite(member.flat.values).all()) == (comm.rank != 1)
+        method.finish()

@@ -1,0 +1,77 @@
+"""What a user writes, before types are checked: a YAML file, `key=value` arguments, and what to say of a wrong one.
+
+Owns how they are merged and the short forms that are allowed. Which keys there are is `config`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from wash_hpc.errors import ConfigError
+from wash_hpc.method_kinds import DEFAULT, without_foreign_options
+
+
+def read_yaml(file: Path) -> Any:
+    """The sections in a YAML file.
+
+    Raises:
+        ConfigError: absent, unreadable, or not sections of keys.
+    """
+    if not file.is_file():
+        raise ConfigError(f"{file}: there is no such configuration file")
+    try:
+        content = OmegaConf.load(file)
+    except Exception as error:  # PyYAML's many errors share no base with OmegaConf's
+        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(content):
+        raise ConfigError(f"{file}: expected sections of keys (run:, data:, method: ...)")
+    return content
+
+
+def merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
+    """Overrides over what a file gives, one by one: a method's options do not outlive the method."""
+    for override in overrides:
+        change = OmegaConf.from_dotlist([override])
+        name, section = OmegaConf.select(change, "method.name"), OmegaConf.select(given, "method")
+        if name is not None and OmegaConf.is_dict(section) and section.get("name", DEFAULT) != name:
+            kept = without_foreign_options({key: section[key] for key in section if key != "then"}, name)
+            given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
+        given = OmegaConf.merge(given, change)
+    return given
+
+
+def with_short_forms(given: Any) -> Any:
+    """The same with every short form written out."""
+    return _with_lists(_with_words_on_and_off(given))
+
+
+def _with_words_on_and_off(given: Any) -> Any:
+    """The same with `on` and `off` where YAML has read them as true and false."""
+    for key in ("parallel.device_buffers", "log.progress"):
+        value = OmegaConf.select(given, key)
+        if isinstance(value, bool):
+            OmegaConf.update(given, key, "on" if value else "off")
+    return given
+
+
+def _with_lists(given: Any) -> Any:
+    """The same with lists of one where a regularisation is given as a number for all members."""
+    for key in ("train.mixup", "train.cutmix", "train.label_smoothing", "train.random_erasing"):
+        value = OmegaConf.select(given, key)
+        if value is not None and not OmegaConf.is_list(value):
+            OmegaConf.update(given, key, [value])
+    return given
+
+
+def explain(error: OmegaConfBaseException) -> str:
+    """The first sentence of an OmegaConf error, with the full key in front of it."""
+    first = str(error).splitlines()[0]
+    if "is not a subclass of" in first:  # as in method=wash, meant for method.name=wash
+        section = first.split("subclass of ")[1].split("Config")[0].lower()
+        return f"{section}: expected a key of this section, as in {section}.KEY=VALUE"
+    return f"{error.full_key}: {first}" if error.full_key else first

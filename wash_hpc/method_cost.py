@@ -1,0 +1,94 @@
+"""What each method sends, by the formulas in its docstring: scalars, messages and seconds of one time that it acts.
+
+Owns which vector a method averages and how often. How an average or a shuffle travels is `traffic`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wash_hpc.config import Config
+from wash_hpc.methods.drawing import mean_p_factor
+from wash_hpc.methods.due import counted_in_steps, due_steps
+from wash_hpc.parallel.link import Link
+from wash_hpc.shuffle.draw import Drawer
+from wash_hpc.shuffle.partition import Partition
+from wash_hpc.traffic import Traffic, predict_average, predict_traffic
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a run, as far as methods care.
+
+    Attributes:
+        num_parameters: P.
+        num_statistics: S, numbers of untrained state.
+        num_channels: C, of the hidden layers, which REPAIR measures.
+        num_rows: rows of the flat vector that WASH moves.
+        item_size: bytes of a value.
+        num_steps: of the run.
+        steps_per_epoch: of a pass over the training set.
+    """
+
+    num_parameters: int
+    num_statistics: int
+    num_channels: int
+    num_rows: int
+    item_size: int
+    num_steps: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What one method sends.
+
+    Attributes:
+        name: `method.name`.
+        traffic: one time that it acts.
+        num_exchanges: how often it acts.
+        values_sent: scalars that a member sends in the run.
+    """
+
+    name: str
+    traffic: Traffic
+    num_exchanges: int
+    values_sent: float
+
+
+def predict_method(config: Config, drawer: Drawer, sizes: Sizes, link: Link) -> MethodCost:
+    """Predict what `config.method` alone sends, without `method.then`.
+
+    Args:
+        config: of the run.
+        drawer: of `make_drawer` for this method.
+        sizes: of the run.
+        link: of each rank; ranks are members.
+    """
+    name = config.method.name
+    due = due_steps(counted_in_steps(config.method, sizes.num_steps, sizes.steps_per_epoch), sizes.num_steps)
+    factor = mean_p_factor(config, sizes.num_steps)
+    if name == "wash":
+        traffic = predict_traffic(drawer.scaled(factor), sizes.num_rows, sizes.item_size, link)
+    else:
+        values = values_averaged(config, sizes) * (factor if name == "sparta" else 1.0)
+        traffic = predict_average(values, drawer.num_members, sizes.item_size, link)
+    num_exchanges = len(due) if traffic.messages else 0
+    first_anchor = traffic.values if name == "diloco" and config.method.start < sizes.num_steps else 0.0
+    return MethodCost(name, traffic, num_exchanges, traffic.values * num_exchanges + first_anchor)
+
+
+def values_averaged(config: Config, sizes: Sizes) -> float:
+    """The length of what a method averages each time that it acts; 0 for one that averages nothing, or is not ours."""
+    method = config.method
+    share = method.p
+    if method.draw == "partitioned":
+        share = 1 / Partition(config.run.seed, sizes.num_parameters, method.p).num_parts
+    return {
+        "papa": sizes.num_parameters + sizes.num_statistics,
+        "papa_all": sizes.num_parameters + sizes.num_statistics + 2 * sizes.num_channels * method.repair,
+        "sparta": share * sizes.num_parameters,
+        "local_sgd": sizes.num_parameters,
+        "diloco": sizes.num_parameters,
+        "data_parallel": sizes.num_parameters,
+    }.get(method.name, 0.0)
