@@ -3,7 +3,7 @@ SHELL := /bin/bash
 SCRIPTS := $(sort $(wildcard .ci/run tools/*.sh slurm/*.sh tests/*.sh tests/*/*.sh))
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-gpu lint format constraints clean
+.PHONY: help setup demo compare test test-gpu lint format constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -13,6 +13,9 @@ setup: ## Make .venv with pinned dependencies, MPI and Horovod (10 minutes, 8 GB
 
 demo: setup ## Train 4 members without and with WASH on images of digits, print the table, write runs/demo.html
 	@tools/demo.sh
+
+compare: setup ## Train every method by one recipe on digits and print one table, all columns (COMPARE=fashion_mnist: on those)
+	@source tools/mpi_env.sh && python tools/compare.py --config configs/compare_$(or $(COMPARE),digits).yaml $(COMPARE_ARGS)
 
 test: setup ## Run all tests: units, then 1 to 4 MPI ranks, training, and Slurm and GPU where there are any
 	@tools/run_tests.sh

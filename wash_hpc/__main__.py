@@ -117,7 +117,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     require_mpi()
     from wash_hpc.finished import evaluate_run
 
-    return _print(evaluate_run(options.folder, options.overrides, options.split, options.json))
+    return _print(evaluate_run(options.folder, options.overrides, options.split, options.greedy, options.json))
 
 
 def _soup(options: argparse.Namespace) -> int:
@@ -210,16 +210,20 @@ def _make_parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="judge a finished run's members, ensemble and soup",
-        description="Judge the members in RUN/members, their ensemble and their soup on the run's own data, each "
-        "image once. Under mpirun the images are shared out over the ranks, however many there are.",
+        help="judge a finished run's members, ensemble and soups",
+        description="Judge the members in RUN/members, their ensemble (by mean of logits and of probabilities) and "
+        "their soups on the run's own data, and say how far apart members are in predictions and weights. Each image "
+        "counts once. Under mpirun the images are shared out over the ranks, however many there are.",
     )
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.path=..., where data have moved"
     )
     evaluate.add_argument("--split", choices=["test", "held_out"], default="test", help="which images (default: test)")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    evaluate.add_argument("--greedy", action="store_true", help="also choose a greedy soup on held-out images")
+    evaluate.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of a table, distances by layer with it"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     _add_soup(commands)

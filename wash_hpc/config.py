@@ -135,6 +135,15 @@ class MethodConfig(SingleMethodConfig):
 
 
 @dataclass(frozen=True)
+class AverageConfig:
+    """Averages of one member over its own steps, the cheap rivals of a soup; judged at the end."""
+
+    ema: float = 0.0  # exponential moving average: what of it is kept at a step; 0: none
+    last: int = 0  # mean of the last so many snapshots, at least 2; 0: none
+    last_every: int | None = None  # steps between snapshots, the last one after the last step; null: one epoch
+
+
+@dataclass(frozen=True)
 class ParallelConfig:
     """How ranks talk."""
 
@@ -181,6 +190,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     log: LogConfig = field(default_factory=LogConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -108,7 +108,8 @@ def _examine_hdf5() -> Finding:
     folder = Path(tempfile.mkdtemp(prefix="wash_hpc-doctor-"))
     try:
         with MetricsWriter(folder, 2, ["layer"], {}) as writer:
-            writer.append_evaluation(EvaluationRecord(1, np.array([0.5, 0.25]), 0.5, 0.125))
+            by_member = np.array([0.5, 0.25])
+            writer.append_evaluation(EvaluationRecord(1, by_member, 0.5, 0.125, by_member, 0.5, 0.25))
             if read_metrics(folder).soup_accuracy.tolist() != [0.125]:
                 raise RuntimeError("a record read while the file is being written is not the one written")
     finally:

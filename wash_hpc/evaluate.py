@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,50 +19,25 @@ from wash_hpc.config import Config
 from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.batchnorm import recompute_statistics
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
+from wash_hpc.ensemble.judged import Evaluation, JudgedSoup
 from wash_hpc.ensemble.repair import mean_of_channels, measure_channels, repair
+from wash_hpc.ensemble.scores import (
+    NO_SCORES,
+    TALLY_SIZE,
+    Metric,
+    RunningEnsemble,
+    Scores,
+    add_up,
+    log_probabilities,
+    mean_scores,
+    scores_of,
+    tally,
+)
 from wash_hpc.ensemble.soup import RunningSoup, Weights, greedy_soup
 from wash_hpc.errors import ConfigError, HealthError
 from wash_hpc.parallel.reducer import Reducer, Scope
 
 Fetch = Callable[[int], Weights]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracies, as fractions of the predictions on one split; equal on all ranks.
-
-    Attributes:
-        member_accuracy: one a member; NaN for those left out.
-        ensemble_accuracy: of the mean of the members' logits.
-        soup_accuracy: of the mean of the members' weights, statistics recomputed on training images.
-        soup_accuracy_raw: the same with the mean of the members' statistics.
-        soup: the weights of that soup, statistics recomputed.
-        num_images: images in the split.
-        left_out: members that were to be, or whose weights are not all finite; in neither the ensemble nor the soup.
-    """
-
-    member_accuracy: list[float]
-    ensemble_accuracy: float
-    soup_accuracy: float
-    soup_accuracy_raw: float
-    soup: Weights
-    num_images: int
-    left_out: list[int]
-
-
-@dataclass(frozen=True)
-class JudgedSoup:
-    """A soup made in some other way than by averaging all there is.
-
-    Attributes:
-        members: those in it, in the order in which they were added.
-        accuracy: on the test images, statistics recomputed.
-        weights: of the soup.
-    """
-
-    members: list[int]
-    accuracy: float
-    weights: Weights
 
 
 class Evaluator:
@@ -94,8 +68,13 @@ class Evaluator:
         """Whether there are held-out images to choose a greedy soup by."""
         return self._source.num_images("held_out") > 0
 
+    @property
+    def metric(self) -> Metric:
+        """What is looked at first: perplexity for text, accuracy for images."""
+        return "perplexity" if len(self._source.image_shape) == 1 else "accuracy"
+
     def evaluate(self, fetch: Fetch, split: Split = "test", without: Collection[int] = ()) -> Evaluation:
-        """Judge members, ensemble and uniform soup. Collective over the world.
+        """Judge members, ensemble and uniform soup. Collective over the world. One member is in memory at a time.
 
         Args:
             fetch: gives a member's weights; called once a member, in order, on all ranks.
@@ -105,53 +84,96 @@ class Evaluator:
         Raises:
             HealthError: no member has finite weights; on all ranks.
         """
-        ensemble_logits: Tensor | None = None
-        counts: list[Tensor] = []
+        ensemble, soup = RunningEnsemble(), RunningSoup()
+        tallies: list[Tensor] = []
         left_out: list[int] = []
-        soup = RunningSoup()
         for member in range(self._num_members):
             weights = fetch(member)
             if member in without or not weights.are_finite:
                 left_out.append(member)
-                continue
-            soup = soup.with_one_more(weights)
-            self.load(weights)
-            logits, labels = self._predict(split)
-            counts.append(_num_correct(logits, labels))
-            ensemble_logits = logits if ensemble_logits is None else ensemble_logits + logits
-        if ensemble_logits is None:
+            else:
+                soup = soup.with_one_more(weights)
+                self.load(weights)
+                tallies.append(self._tally(split, ensemble))
+            del weights  # the next is fetched beside none
+        if not tallies:
             raise HealthError("no member has finite weights: there is nothing to judge; try a lower optimizer.lr")
-        counts.append(_num_correct(ensemble_logits, labels))
+        tallies += ensemble.tallies()
         self.load(soup.weights())
-        counts.append(_num_correct(*self._predict(split)))
+        tallies.append(self._tally(split))
         self._recompute_statistics()
-        counts.append(_num_correct(*self._predict(split)))
-        *judged, ensemble, raw, recomputed = self._as_fractions(counts, len(labels))
+        tallies.append(self._tally(split))
+        num_differing = torch.tensor([float(ensemble.num_differing)], dtype=torch.float64)
+        sums = self._sum(torch.cat([*tallies, num_differing]))
+        *judged, by_logits, by_probabilities, raw, recomputed = map(scores_of, sums[:-1].view(-1, TALLY_SIZE))
+        num_pairs = math.comb(len(judged), 2)
         of_judged = iter(judged)
-        members = [math.nan if member in left_out else next(of_judged) for member in range(self._num_members)]
-        num_images = self._source.num_images(split)
-        return Evaluation(members, ensemble, recomputed, raw, self._weights(), num_images, left_out)
+        return Evaluation(
+            members=[NO_SCORES if member in left_out else next(of_judged) for member in range(self._num_members)],
+            scores={
+                "member": mean_scores(judged),
+                "best_member": max(judged, key=lambda scores: scores.merit(self.metric)),
+                "ensemble": by_logits,
+                "ensemble_probabilities": by_probabilities,
+                "soup": recomputed,
+                "soup_raw": raw,
+            },
+            disagreement=float(sums[-1] / (num_pairs * sums[0])) if num_pairs else math.nan,
+            soup=self._weights(),
+            num_images=self._source.num_images(split),
+            left_out=left_out,
+        )
 
-    def greedy(self, fetch: Fetch, without: Collection[int] = ()) -> JudgedSoup:
-        """Make a greedy soup on the held-out images and judge it on the test images. Collective over the world.
+    def greedy(self, fetch: Fetch, without: Collection[int] = (), split: Split = "test") -> JudgedSoup:
+        """Choose a greedy soup on the held-out images and judge it. Collective over the world.
+
+        Members are compared by held-out accuracy, or, for text, by held-out likelihood. One is in memory at a time.
 
         Args:
             fetch: gives a member's weights; called with the same members in the same order on all ranks.
             without: members to leave out, besides those whose weights are not finite.
+            split: by which images the soup is judged once it has been chosen.
 
         Raises:
             ConfigError: there are no held-out images.
+            HealthError: no member has finite weights; on all ranks.
         """
         self.require_held_out()
-        scores: dict[int, float] = {}
+        merits: dict[int, float] = {}
         for member in range(self._num_members):
             weights = fetch(member)
             if member not in without and weights.are_finite:
-                scores[member] = self._accuracy_of(weights, "held_out", recompute=False)
-        order = sorted(scores, key=lambda member: (-scores[member], member))
-        members, weights = greedy_soup(order, fetch, lambda soup: self._accuracy_of(soup, "held_out", recompute=True))
-        accuracy = self._accuracy_of(weights, "test", recompute=True)
-        return JudgedSoup(members, accuracy, self._weights())
+                merits[member] = self._scores_of(weights, "held_out", recompute=False).merit(self.metric)
+            del weights  # the next is fetched beside none
+        if not merits:
+            raise _nothing_to_average()
+        order = sorted(merits, key=lambda member: (-merits[member], member))
+        members, weights = greedy_soup(
+            order, fetch, lambda soup: self._scores_of(soup, "held_out", recompute=True).merit(self.metric)
+        )
+        scores = self._scores_of(weights, split, recompute=True)
+        return JudgedSoup(members, scores, self._weights())
+
+    def averages(self, fetch: Fetch, without: Collection[int] = ()) -> tuple[Scores, Scores] | None:
+        """Judge each member's average over steps on the test images, and the soup of all of them.
+
+        Collective over the world. Statistics are recomputed on training images for each; one is in memory at a time.
+
+        Args:
+            fetch: gives the weights of a member's average; called once a member, in order, on all ranks.
+            without: members to leave out, besides those whose average is not finite.
+
+        Returns:
+            The mean over members, and the soup's; None if there is no average to judge.
+        """
+        soup, judged = RunningSoup(), []
+        for member in range(self._num_members):
+            weights = fetch(member)
+            if member not in without and weights.are_finite:
+                soup = soup.with_one_more(weights)
+                judged.append(self._scores_of(weights, "test", recompute=True))
+            del weights  # the next is fetched beside none
+        return (mean_scores(judged), self._scores_of(soup.weights(), "test", recompute=True)) if judged else None
 
     def repaired(self, fetch: Fetch) -> JudgedSoup:
         """Average the members, REPAIR the soup on training images and judge it on the test images.
@@ -171,12 +193,13 @@ class Evaluator:
                 soup = soup.with_one_more(weights)
                 self.load(weights)
                 channels[member] = measure_channels(self.model, self._statistics_images(), self._sum)
+            del weights  # the next is fetched beside none
         if not channels:
-            raise HealthError("no member has finite weights: there is nothing to average; try a lower optimizer.lr")
+            raise _nothing_to_average()
         self.load(soup.weights())
         repair(self.model, mean_of_channels(list(channels.values())), self._statistics_images, self._sum)
-        accuracy = self._accuracy("test")
-        return JudgedSoup(list(channels), accuracy, self._weights())
+        scores = scores_of(self._sum(self._tally("test")))
+        return JudgedSoup(list(channels), scores, self._weights())
 
     def require_held_out(self) -> None:
         """Refuse where there are no held-out images.
@@ -197,16 +220,21 @@ class Evaluator:
                     buffer.zero_()  # batches seen by a normalisation layer: of a soup, none
         self.model.eval()
 
-    def _accuracy_of(self, weights: Weights, split: Split, recompute: bool) -> float:
+    def _scores_of(self, weights: Weights, split: Split, recompute: bool) -> Scores:
         self.load(weights)
         if recompute:
             self._recompute_statistics()
-        return self._accuracy(split)
+        return scores_of(self._sum(self._tally(split)))
 
-    def _accuracy(self, split: Split) -> float:
-        """Of the loaded weights."""
-        logits, labels = self._predict(split)
-        return self._as_fractions([_num_correct(logits, labels)], len(labels))[0]
+    def _tally(self, split: Split, ensemble: RunningEnsemble | None = None) -> Tensor:
+        """[TALLY_SIZE] float64 of the loaded weights on this rank's images, which are also added to an ensemble."""
+        tallies = []
+        for number, (logits, labels) in enumerate(self._predict(split)):
+            log_probs = log_probabilities(logits)
+            tallies.append(tally(log_probs, labels))
+            if ensemble is not None:
+                ensemble.add(number, logits, log_probs, labels)
+        return add_up(tallies)
 
     def _recompute_statistics(self) -> None:
         recompute_statistics(self.model, self._statistics_images(), self._sum)
@@ -221,24 +249,14 @@ class Evaluator:
         return self._reducer.sum_(sums, Scope.WORLD)
 
     @torch.no_grad()
-    def _predict(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Logits [N, num_classes] float32 and labels [N] int64 of this rank's N predictions, perhaps none."""
-        logits = [torch.zeros(0, self._source.num_classes, device=self._flat.values.device)]
-        labels = [torch.zeros(0, dtype=torch.int64, device=self._flat.values.device)]
+    def _predict(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits [N, num_classes] float32 and labels [N] int64 of this rank's images, batch by batch."""
         for batch in self._source.evaluate(split, self._shard, self._config.evaluate.batch_size):
-            logits.append(self.model(batch.images).float().flatten(end_dim=-2))
-            labels.append(batch.labels.flatten())
-        return torch.cat(logits), torch.cat(labels)
-
-    def _as_fractions(self, counts: list[Tensor], num_predictions: int) -> list[float]:
-        """Counts of this rank as fractions of all ranks' predictions; this rank has made `num_predictions`."""
-        here = torch.cat([torch.stack(counts).cpu(), torch.tensor([num_predictions])])
-        *summed, total = self._reducer.sum_(here, Scope.WORLD).tolist()
-        return [count / total for count in summed]
+            yield self.model(batch.images).float().flatten(end_dim=-2), batch.labels.flatten()
 
     def _weights(self) -> Weights:
         return Weights(self._flat.values.detach().clone(), get_statistics(self.model))
 
 
-def _num_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    return (logits.argmax(dim=1) == labels).sum()
+def _nothing_to_average() -> HealthError:
+    return HealthError("no member has finite weights: there is nothing to average; try a lower optimizer.lr")

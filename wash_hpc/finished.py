@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,12 @@ from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.flat import Flat, get_statistics
+from wash_hpc.ensemble.judged import JudgedSoup
+from wash_hpc.ensemble.landscape import distances_per_layer
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.errors import ConfigError
-from wash_hpc.evaluate import Evaluation, Evaluator, JudgedSoup
+from wash_hpc.evaluate import Evaluator
+from wash_hpc.evaluate_report import JudgedRun
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, agreed
@@ -81,14 +82,15 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
     return FinishedRun(folder, config, num_members, world, source, evaluator, reducer, model)
 
 
-def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, as_json: bool) -> str:
-    """Judge a run's members, ensemble and uniform soup. Collective over MPI_COMM_WORLD.
+def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, greedy: bool, as_json: bool) -> str:
+    """Judge a run's members, ensemble and soups. Collective over MPI_COMM_WORLD.
 
     Args:
         folder: the run's.
         overrides: as in `open_run`.
         split: which images.
-        as_json: one JSON object instead of lines.
+        greedy: also choose a greedy soup on the held-out images, and judge it.
+        as_json: one JSON object instead of a table.
 
     Returns:
         What to print; nothing on ranks other than the root.
@@ -100,22 +102,24 @@ def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, as_json: 
     with agreed(run.world.comm):
         if run.source.num_images(split) == 0:
             raise ConfigError(f"{folder}: its data have no {split} images (data.held_out=0)")
+        if greedy:
+            run.evaluator.require_held_out()
     evaluation = run.evaluator.evaluate(run.fetch, split)
+    chosen = run.evaluator.greedy(run.fetch, split=split) if greedy else None
     run.reducer.close()
     if not run.world.is_root:
         return ""
-    if not as_json:
-        return _in_lines(f"{folder}: {evaluation.num_images} {split} images", evaluation)
-    accuracies = {
-        "name": folder.name,
-        "split": split,
-        "num_images": evaluation.num_images,
-        "member_accuracy": [None if math.isnan(accuracy) else accuracy for accuracy in evaluation.member_accuracy],
-        "ensemble_accuracy": evaluation.ensemble_accuracy,
-        "soup_accuracy": evaluation.soup_accuracy,
-        "soup_accuracy_raw": evaluation.soup_accuracy_raw,
-    }
-    return json.dumps(accuracies)
+    layers = Flat(run.model).layers
+    members = (run.fetch(member).values for member in range(run.num_members) if member not in evaluation.left_out)
+    judged = JudgedRun(
+        name=folder.name,
+        split=split,
+        metric=run.evaluator.metric,
+        evaluation=evaluation,
+        greedy=chosen,
+        distances=distances_per_layer(members, evaluation.soup.values, layers),
+    )
+    return judged.as_json() if as_json else judged.as_table()
 
 
 def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | None) -> str:
@@ -143,29 +147,13 @@ def make_soup(folder: Path, overrides: Sequence[str], kind: str, output: Path | 
     else:
         evaluation = run.evaluator.evaluate(run.fetch)
         members = [member for member in range(run.num_members) if member not in evaluation.left_out]
-        soup = JudgedSoup(members, evaluation.soup_accuracy, evaluation.soup)
+        soup = JudgedSoup(members, evaluation.scores["soup"], evaluation.soup)
     file = output or soup_file(folder, kind)
     run.reducer.close()
     if not run.world.is_root:
         return ""
     run.evaluator.load(soup.weights)
     save_model(file, run.evaluator.model)
-    return f"{file}: {kind} soup of members {', '.join(map(str, soup.members))}; test accuracy {soup.accuracy:.2%}"
-
-
-def _in_lines(heading: str, evaluation: Evaluation) -> str:
-    rows = [
-        (
-            f"member {member}",
-            accuracy,
-            "   left out: its weights are not finite" if member in evaluation.left_out else "",
-        )
-        for member, accuracy in enumerate(evaluation.member_accuracy)
-    ]
-    rows.append(("ensemble", evaluation.ensemble_accuracy, ""))
-    rows.append(("soup", evaluation.soup_accuracy, "   statistics recomputed on training images"))
-    rows.append(("soup, raw", evaluation.soup_accuracy_raw, "   statistics averaged"))
-    lines = [
-        f"  {name:<12}{'-' if math.isnan(accuracy) else f'{accuracy:.2%}':>8}{note}" for name, accuracy, note in rows
-    ]
-    return "\n".join([heading, *lines])
+    metric = run.evaluator.metric
+    found = f"{metric} {soup.scores.by(metric):{'.2%' if metric == 'accuracy' else '.2f'}}"
+    return f"{file}: {kind} soup of members {', '.join(map(str, soup.members))}; test {found}"

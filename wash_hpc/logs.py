@@ -46,10 +46,11 @@ class ProgressReport:
             self._said_at = time.monotonic()
             _say(f"{self._name}: step {step}/{self._num_steps}  loss {loss:.4f}  {rate}")
 
-    def show_evaluation(self, step: int, member: float, ensemble: float, soup: float) -> None:
-        """Say accuracies on the test images: the members' mean, their ensemble's, their soup's."""
-        accuracies = f"members {member:.2%}, ensemble {ensemble:.2%}, soup {soup:.2%}"
-        self.say(f"step {step}/{self._num_steps}  test accuracy: {accuracies}")
+    def show_evaluation(self, step: int, metric: str, member: float, ensemble: float, soup: float) -> None:
+        """Say the metric, accuracy or perplexity, on test data: the members' mean, their ensemble's, their soup's."""
+        style = ".2%" if metric == "accuracy" else ".2f"
+        found = f"members {member:{style}}, ensemble {ensemble:{style}}, soup {soup:{style}}"
+        self.say(f"step {step}/{self._num_steps}  test {metric}: {found}")
 
     def say(self, sentence: str) -> None:
         """Say something about the run."""

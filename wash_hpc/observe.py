@@ -7,31 +7,34 @@ root writes shared files.
 from __future__ import annotations
 
 import math
-import platform
 import socket
-import subprocess
 import time
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-import wash_hpc
 from wash_hpc.clock import Stopwatch
-from wash_hpc.config import Config, dump_config
+from wash_hpc.config import Config
 from wash_hpc.data.regularize import describe_regularization
 from wash_hpc.data.source import Source, steps_per_epoch
+from wash_hpc.ensemble.averages import Averages
 from wash_hpc.ensemble.consensus import consensus_distance_per_layer
+from wash_hpc.ensemble.judged import Evaluation
+from wash_hpc.ensemble.scores import Scores
 from wash_hpc.ensemble.soup import Weights
-from wash_hpc.evaluate import Evaluation, Evaluator
+from wash_hpc.evaluate import Evaluator
 from wash_hpc.logs import ProgressReport
 from wash_hpc.member import Member
 from wash_hpc.methods import Method
 from wash_hpc.parallel.reducer import Reducer, Scope
 from wash_hpc.parallel.world import World
-from wash_hpc.slurm import current_job
-from wash_hpc.storage.checkpoint import Manifest, write_manifest, write_member
+from wash_hpc.provenance import describe_run
+from wash_hpc.storage.checkpoint import Manifest, MemberState, write_manifest, write_member
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
 from wash_hpc.storage.weights import member_file, save_model, soup_file
@@ -49,6 +52,7 @@ class Observer:
         reducer: averages over ranks.
         member: what this rank trains.
         method: counts what was sent.
+        averages: of the member over its steps.
         evaluator: judges.
         clock: the loop's; seconds by the names data, compute and exchange.
         num_steps: of the whole run.
@@ -63,6 +67,7 @@ class Observer:
         reducer: Reducer,
         member: Member,
         method: Method,
+        averages: Averages,
         evaluator: Evaluator,
         clock: Stopwatch,
         num_steps: int,
@@ -73,6 +78,7 @@ class Observer:
         self._reducer = reducer
         self._member = member
         self._method = method
+        self._averages = averages
         self._evaluator = evaluator
         self._clock = clock
         self._num_steps = num_steps
@@ -88,7 +94,9 @@ class Observer:
         self._num_images = 0  # of this rank in this start
         self._said_sick = False
         hosts = sorted(set(world.comm.allgather(socket.gethostname())))
-        self._writer = self._open_writer(hosts) if world.is_root else None
+        names = [layer.name for layer in member.flat.layers]
+        about = describe_run(config, world.layout, hosts, num_steps, self._first_step)
+        self._writer = MetricsWriter(config.folder, num_members, names, about) if world.is_root else None
         self._progress = ProgressReport(
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
@@ -124,7 +132,11 @@ class Observer:
         without = self._method.quarantined
         evaluation = self._evaluator.evaluate(self._fetch, without=without)
         self._record(self._num_steps, evaluation)
+        scores = dict(evaluation.scores)
         greedy = self._evaluator.greedy(self._fetch, without) if self._evaluator.can_be_greedy else None
+        if greedy is not None:
+            scores["greedy_soup"] = greedy.scores
+        scores |= self._judge_averages(without)
         if self._world.is_root:
             self._save_soup("uniform", evaluation.soup)
             if greedy is not None:
@@ -145,12 +157,15 @@ class Observer:
             ensemble_accuracy=evaluation.ensemble_accuracy,
             soup_accuracy=evaluation.soup_accuracy,
             soup_accuracy_raw=evaluation.soup_accuracy_raw,
-            greedy_soup_accuracy=None if greedy is None else greedy.accuracy,
+            greedy_soup_accuracy=None if greedy is None else greedy.scores.accuracy,
             consensus_distance=float(self._consensus_distance_per_layer().square().sum().sqrt()),
             bytes_sent_per_member=round(float(sent.mean())),
             wall_seconds=self._wall_seconds(),
             images_per_second_per_member=self._images_per_second(),
             left_out_members=evaluation.left_out,
+            metric=self._evaluator.metric,
+            disagreement=evaluation.disagreement,
+            scores={judged: asdict(found) for judged, found in scores.items()},
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._world.is_root:
@@ -212,19 +227,31 @@ class Observer:
                     member_accuracy=np.array(evaluation.member_accuracy),
                     ensemble_accuracy=evaluation.ensemble_accuracy,
                     soup_accuracy=evaluation.soup_accuracy,
+                    member_nll=np.array([scores.nll for scores in evaluation.members]),
+                    ensemble_nll=evaluation.scores["ensemble"].nll,
+                    soup_nll=evaluation.scores["soup"].nll,
                 )
             )
-        mean = float(np.nanmean(evaluation.member_accuracy))
-        self._progress.show_evaluation(step, mean, evaluation.ensemble_accuracy, evaluation.soup_accuracy)
+        metric = self._evaluator.metric
+        member, ensemble, soup = (evaluation.scores[name].by(metric) for name in ("member", "ensemble", "soup"))
+        self._progress.show_evaluation(step, metric, member, ensemble, soup)
+
+    def _judge_averages(self, without: Collection[int]) -> dict[str, Scores]:
+        """Scores of the members' averages over steps and of the averages' soups, by their keys in the summary."""
+        scores = {}
+        for name, values in self._averages.results().items():
+            judged = self._evaluator.averages(partial(self._fetch, values=values), without)
+            if judged is not None:
+                scores[name], scores[f"{name}_soup"] = judged
+        return scores
 
     def _write_checkpoint(self, step: int) -> None:
         layout = self._world.layout
         self._member.average_statistics()
         checksum = ""
         if layout.replica == 0:
-            checksum = write_member(
-                self._config.folder, step, layout.member, self._member.state(), self._method.state()
-            )
+            state = MemberState(self._member.state(), self._method.state(), self._averages.state())
+            checksum = write_member(self._config.folder, step, layout.member, state)
         # The manifest comes after this: when all checksums are here, all files are there.
         checksums = self._world.comm.allgather((layout.member, checksum))
         moved, sent = self._totals()
@@ -270,46 +297,16 @@ class Observer:
             flat.values, flat.layers, lambda tensor: self._reducer.mean_(tensor, Scope.MEMBERS)
         ).cpu()
 
-    def _fetch(self, member: int) -> Weights:
-        """A member's weights from the rank that trains it. Collective over `exchange_comm`."""
+    def _fetch(self, member: int, values: Tensor | None = None) -> Weights:
+        """A member's weights from the rank that trains it, or `values` of that rank in their place.
+
+        Collective over `exchange_comm`.
+        """
         own = self._member.weights()
-        values = self._reducer.broadcast_(own.values.clone(), Scope.MEMBERS, root=member)
-        return Weights(values, self._reducer.broadcast_(own.statistics, Scope.MEMBERS, root=member))
+        values = own.values if values is None else values
+        fetched = self._reducer.broadcast_(values.clone(), Scope.MEMBERS, root=member)
+        return Weights(fetched, self._reducer.broadcast_(own.statistics, Scope.MEMBERS, root=member))
 
     def _save_soup(self, kind: str, weights: Weights) -> None:
         self._evaluator.load(weights)
         save_model(soup_file(self._config.folder, kind), self._evaluator.model)
-
-    def _open_writer(self, hosts: list[str]) -> MetricsWriter:
-        layout, job = self._world.layout, current_job()
-        return MetricsWriter(
-            self._config.folder,
-            layout.num_members,
-            [layer.name for layer in self._member.flat.layers],
-            {
-                "config": dump_config(self._config),
-                "wash_hpc_version": wash_hpc.__version__,
-                "torch_version": str(torch.__version__),
-                "python_version": platform.python_version(),
-                "git_commit": _git_commit(),
-                "hosts": " ".join(hosts),
-                "num_ranks": layout.size,
-                "num_members": layout.num_members,
-                "num_replicas": layout.num_replicas,
-                "num_steps": self._num_steps,
-                "regularization": describe_regularization(self._config, layout.num_members),
-                "first_step": self._first_step,
-                "slurm_job_id": "" if job is None else job.job_id,
-            },
-        )
-
-
-def _git_commit() -> str:
-    """The commit of the source tree that is running, or nothing where it is none."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        )
-    except OSError:
-        return ""
-    return done.stdout.strip()

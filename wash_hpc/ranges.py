@@ -93,7 +93,7 @@ def _data_rules(config: Config) -> list[Rule]:
 
 
 def _training_rules(config: Config) -> list[Rule]:
-    train, optimizer = config.train, config.optimizer
+    train, optimizer, average = config.train, config.optimizer, config.average
     return [
         ("train.epochs", train.epochs, train.epochs >= 1, "at least 1"),
         ("train.steps", train.steps, _at_least(1, train.steps), "at least 1, or null"),
@@ -137,6 +137,9 @@ def _training_rules(config: Config) -> list[Rule]:
             "false, or SGD with momentum",
         ),
         ("optimizer.weight_decay", optimizer.weight_decay, optimizer.weight_decay >= 0, "0 or more"),
+        ("average.ema", average.ema, 0 <= average.ema < 1, "a decay in [0, 1)"),
+        ("average.last", average.last, average.last == 0 or average.last >= 2, "0, or at least 2"),
+        ("average.last_every", average.last_every, _at_least(1, average.last_every), "at least 1, or null"),
     ]
 
 

@@ -24,6 +24,7 @@ from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
+from wash_hpc.ensemble.averages import Averages, snapshot_steps
 from wash_hpc.ensemble.flat import describe_parameters, trainable_parameters
 from wash_hpc.errors import ConfigError
 from wash_hpc.evaluate import Evaluator
@@ -63,12 +64,15 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
     member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer)
     per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
     method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
-    first_step = continue_from(setup.start, config, member, method, world)
+    averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
+    first_step = continue_from(setup.start, config, member, method, averages, world)
     changes = on_root(comm, lambda: create_folder(config))
     everything = Shard(layout.rank, layout.size)
     evaluator = Evaluator(config, source, setup.scratch, layout.num_members, everything, reducer)
     clock = Stopwatch()
-    observer = Observer(config, source, world, reducer, member, method, evaluator, clock, num_steps, setup.start)
+    observer = Observer(
+        config, source, world, reducer, member, method, averages, evaluator, clock, num_steps, setup.start
+    )
     observer.say_start(changes)
     replica = Shard(layout.replica, layout.num_replicas)
     batches = source.train(layout.member, replica, config.data.batch_size, first_step)
@@ -81,6 +85,7 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
             member.step(batch, step)
         with clock("exchange"):
             method.after_step(step + 1)
+        averages.after_step(step + 1)
         observer.after_step(step + 1)
 
     method.finish()
@@ -129,6 +134,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
         require_divisible_batch(config, layout.num_replicas)
         source = open_source(config, device)
         num_steps = count_steps(config, source)
+        snapshot_steps(config.average, num_steps, steps_per_epoch(source.num_train, config.data.batch_size))
         model, scratch = (make_initial_model(config, source, layout.member, device) for _ in range(2))
         num_parameters = sum(parameter.numel() for _, parameter in trainable_parameters(model))
         if start is not None:
@@ -143,7 +149,9 @@ def set_up(comm: Comm, config: Config) -> Setup:
     return Setup(world, source, num_steps, model, scratch, make_reducer, start)
 
 
-def continue_from(start: Manifest | None, config: Config, member: Member, method: Method, world: World) -> int:
+def continue_from(
+    start: Manifest | None, config: Config, member: Member, method: Method, averages: Averages, world: World
+) -> int:
     """Put back what a checkpoint holds. Collective over the world.
 
     Returns:
@@ -154,11 +162,12 @@ def continue_from(start: Manifest | None, config: Config, member: Member, method
     """
     with agreed(world.comm):
         if start is not None:
-            state, of_method = read_member(config.folder, start, world.layout.member)
-            if {name: tensor.shape for name, tensor in state.items()} != member.state_shapes():
+            state = read_member(config.folder, start, world.layout.member)
+            if {name: tensor.shape for name, tensor in state.own.items()} != member.state_shapes():
                 raise CheckpointError(f"{config.folder}: its checkpoint is of another model or optimizer")
-            member.load_state(state, start.step)
-            method.load_state(of_method, start.step)
+            member.load_state(state.own, start.step)
+            method.load_state(state.method, start.step)
+            averages.load_state(state.averages, start.step)
     return 0 if start is None else start.step
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mpi4py import MPI
@@ -59,6 +64,21 @@ def mean_of(members: list[Weights]) -> Weights:
     return Weights(values.float(), torch.stack([weights.statistics for weights in members]).mean(dim=0))
 
 
+def scores_of_logits(logits: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """Accuracy, top-5 accuracy, likelihood and calibration error, image by image, the plain way."""
+    num_hits = num_top_hits = nll = 0.0
+    bins: dict[int, list[float]] = {}
+    for row, label in zip(logits.double().softmax(dim=1).tolist(), labels.tolist(), strict=True):
+        best = sorted(range(len(row)), key=lambda label: -row[label])
+        num_hits += best[0] == label
+        num_top_hits += label in best[:5]
+        nll -= math.log(row[label])
+        bins.setdefault(math.ceil(15 * max(row)), []).append((best[0] == label) - max(row))
+    count = len(labels)
+    error = sum(abs(sum(gaps)) for gaps in bins.values())
+    return [num_hits / count, num_top_hits / count, nll / count, error / count]
+
+
 def check_against_the_plain_way(source: Source, batch_size: int, comm) -> None:
     world = World.open(start_mpi(), None)
     reducer = reducer_class("mpi")(world)
@@ -67,17 +87,27 @@ def check_against_the_plain_way(source: Source, batch_size: int, comm) -> None:
     evaluator = Evaluator(config, source, model_of(source, 9), NUM_MEMBERS, Shard(comm.rank, comm.size), reducer)
     evaluation = evaluator.evaluate(lambda member: members[member])
 
-    logits = [logits_of(source, weights) for weights in members]
-    labels = logits[0][1]
-    accuracies = [float((each.argmax(dim=1) == labels).double().mean()) for each, _ in logits]
-    ensemble = float((sum(each for each, _ in logits).argmax(dim=1) == labels).double().mean())
-    soup = float((logits_of(source, mean_of(members))[0].argmax(dim=1) == labels).double().mean())
-    assert evaluation.num_images == len(labels) == source.num_images("test")
-    assert evaluation.member_accuracy == pytest.approx(accuracies, abs=1e-12)
-    assert evaluation.ensemble_accuracy == pytest.approx(ensemble, abs=1e-12)
-    assert evaluation.soup_accuracy_raw == pytest.approx(soup, abs=1e-12)
-    everywhere = comm.allgather((evaluation.soup_accuracy, evaluation.soup.statistics.numpy().tobytes()))
-    assert len(set(everywhere)) == 1
+    logits, labels = zip(*(logits_of(source, weights) for weights in members), strict=True)
+    together = torch.stack(logits).double()
+    expected = {
+        "member": np.mean([scores_of_logits(each, labels[0]) for each in logits], axis=0),
+        "ensemble": scores_of_logits(together.mean(dim=0), labels[0]),
+        "ensemble_probabilities": scores_of_logits(together.softmax(dim=2).mean(dim=0).log(), labels[0]),
+        "soup_raw": scores_of_logits(*logits_of(source, mean_of(members))),
+        "soup": scores_of_logits(*logits_of(source, evaluation.soup)),
+    }
+    for name, values in expected.items():
+        assert astuple(evaluation.scores[name]) == pytest.approx(values, abs=1e-5), name
+        assert evaluation.scores[name].accuracy == pytest.approx(values[0], abs=1e-12), name
+    by_hand = [astuple(evaluation.members[member]) for member in range(NUM_MEMBERS)]
+    assert by_hand == [pytest.approx(scores_of_logits(each, labels[0]), abs=1e-5) for each in logits]
+    assert evaluation.scores["best_member"].accuracy == max(evaluation.member_accuracy)
+    classes = [each.argmax(dim=1).tolist() for each in logits]
+    differing = [np.mean([a != b for a, b in zip(*pair, strict=True)]) for pair in combinations(classes, 2)]
+    assert evaluation.disagreement == pytest.approx(np.mean(differing), abs=1e-12)
+    assert evaluation.num_images == len(labels[0]) == source.num_images("test")
+    everywhere = comm.allgather((evaluation.scores, evaluation.soup.statistics.numpy().tobytes()))
+    assert everywhere == [everywhere[0]] * comm.size
     seen = torch.zeros(1, dtype=torch.int64)
     for batch in source.evaluate("test", Shard(comm.rank, comm.size), batch_size):
         seen += len(batch.labels)
@@ -102,18 +132,20 @@ def test_evaluation_equals_a_plain_loop_for_files_read_by_dali(mpi_ranks, comm, 
 
 
 class Texts:
-    """Seven windows of five tokens, each token followed by the next; as much of a source as judging looks at."""
+    """Windows of five tokens, each token followed by the next; as much of a source as judging looks at."""
 
     num_classes = 6
     image_shape = (5,)
 
+    def __init__(self, num_windows: int) -> None:
+        self.tokens = torch.randint(6, (num_windows, 6), generator=torch.Generator().manual_seed(3))
+
     def num_images(self, split: str) -> int:
-        return 7
+        return len(self.tokens)
 
     def evaluate(self, split: str, shard: Shard, batch_size: int) -> Iterator[Batch]:
-        tokens = torch.randint(6, (7, 6), generator=torch.Generator().manual_seed(3))
-        mine = shard.of(7)
-        for rows in torch.split(tokens[mine.start : mine.stop], batch_size):
+        mine = shard.of(len(self.tokens))
+        for rows in torch.split(self.tokens[mine.start : mine.stop], batch_size):
             if len(rows):
                 yield Batch(rows[:, :-1], rows[:, 1:])
 
@@ -122,21 +154,91 @@ class Texts:
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
-def test_a_network_that_says_the_next_token_is_judged_by_every_token(mpi_ranks, comm):
-    texts = Texts()
+@pytest.mark.parametrize("num_windows", [7, 2])  # of two, some ranks have none
+def test_a_network_that_says_the_next_token_is_judged_by_every_token(mpi_ranks, comm, num_windows):
+    texts = Texts(num_windows)
     networks = [torch.nn.Embedding.from_pretrained(torch.randn(6, 6), freeze=False) for _ in range(NUM_MEMBERS)]
     members = [Weights(comm.bcast(Flat(network).values.detach()), torch.zeros(0)) for network in networks]
     reducer = reducer_class("mpi")(World.open(start_mpi(), None))
     shard = Shard(comm.rank, comm.size)
-    evaluation = Evaluator(tiny_config(), texts, networks[0], NUM_MEMBERS, shard, reducer).evaluate(members.__getitem__)
-    batch = next(texts.evaluate("test", Shard(), 7))
-    hits = [
-        int(member.values.view(6, 6)[token].argmax()) == int(after)
-        for member in members
-        for token, after in zip(batch.images.flatten(), batch.labels.flatten(), strict=True)
+    evaluator = Evaluator(tiny_config(), texts, networks[0], NUM_MEMBERS, shard, reducer)
+    evaluation = evaluator.evaluate(members.__getitem__)
+    batch = next(texts.evaluate("test", Shard(), num_windows))
+    labels = batch.labels.flatten()
+    for scores, member in zip(evaluation.members, members, strict=True):
+        expected = scores_of_logits(member.values.view(6, 6)[batch.images.flatten()], labels)
+        assert astuple(scores) == pytest.approx(expected, abs=1e-6)
+        assert scores.perplexity == pytest.approx(math.exp(expected[2]), abs=1e-5)
+    assert evaluator.metric == "perplexity"
+    assert evaluation.scores["best_member"].nll == min(scores.nll for scores in evaluation.members)
+
+
+@pytest.mark.mpi(ranks=[1, 2], timeout=120)
+def test_a_greedy_soup_of_texts_is_chosen_by_likelihood_not_by_accuracy(mpi_ranks, comm):
+    """Two members that are always right, one of them hardly sure: together less likely than the sure one alone."""
+    texts = Texts(7)
+    texts.tokens = torch.arange(7)[:, None].add(torch.arange(6)).remainder(6)
+    right = torch.eye(6).roll(1, dims=1).flatten()
+    members = [Weights(sharpness * right, torch.zeros(0)) for sharpness in (0.1, 9.0, 3.0)]
+    model = torch.nn.Embedding.from_pretrained(torch.zeros(6, 6), freeze=False)
+    reducer = reducer_class("mpi")(World.open(start_mpi(), None))
+    evaluator = Evaluator(tiny_config(), texts, model, NUM_MEMBERS, Shard(comm.rank, comm.size), reducer)
+    assert evaluator.evaluate(members.__getitem__).member_accuracy == [1.0, 1.0, 1.0]
+    assert evaluator.greedy(members.__getitem__).members == [1]
+
+
+class LentOnce:
+    """Gives members' weights, each new, and counts how many that it gave are alive; as one more is asked for."""
+
+    def __init__(self, members: list[Weights]) -> None:
+        self._members = members
+        self._given: list[weakref.ref[torch.Tensor]] = []
+        self.most_alive = 0
+        self.num_given = 0
+
+    def __call__(self, member: int) -> Weights:
+        self.most_alive = max(self.most_alive, sum(ref() is not None for ref in self._given))
+        weights = Weights(self._members[member].values.clone(), self._members[member].statistics.clone())
+        self._given = [weakref.ref(weights.values)]
+        self.num_given += 1
+        return weights
+
+
+@pytest.mark.mpi(ranks=[1, 2], timeout=120)
+def test_no_member_is_fetched_while_another_is_in_memory(mpi_ranks, comm):
+    source = open_source(tiny_config("data.num_images=64"), CPU)
+    members = members_of(source)
+    shard = Shard(comm.rank, comm.size)
+    reducer = reducer_class("mpi")(World.open(start_mpi(), None))
+    evaluator = Evaluator(tiny_config(), source, model_of(source, 9), NUM_MEMBERS, shard, reducer)
+    ways: list[Callable[[LentOnce], object]] = [
+        evaluator.evaluate,
+        evaluator.greedy,
+        evaluator.averages,
+        evaluator.repaired,
     ]
-    expected = [sum(hits[35 * member : 35 * (member + 1)]) / 35 for member in range(NUM_MEMBERS)]
-    assert evaluation.member_accuracy == pytest.approx(expected, abs=1e-12)
+    for way in ways:
+        fetch = LentOnce(members)
+        way(fetch)
+        assert fetch.num_given >= NUM_MEMBERS
+        assert fetch.most_alive == 0, way
+
+
+@pytest.mark.mpi(ranks=[1, 3], timeout=120)
+def test_averages_are_judged_with_recomputed_statistics_and_so_is_their_soup(mpi_ranks, comm):
+    source = open_source(tiny_config("data.num_images=200"), CPU)
+    members = members_of(source)
+    shard = Shard(comm.rank, comm.size)
+    reducer = reducer_class("mpi")(World.open(start_mpi(), None))
+    evaluator = Evaluator(tiny_config(), source, model_of(source, 9), NUM_MEMBERS, shard, reducer)
+    strangers = [Weights(weights.values, torch.ones_like(weights.statistics)) for weights in members]
+    judged = evaluator.averages(strangers.__getitem__)
+    assert judged is not None
+    one_by_one = [evaluator.averages(lambda _, weights=weights: weights) for weights in members]
+    alone = [scores[0].accuracy for scores in one_by_one if scores is not None]
+    assert judged[0].accuracy == pytest.approx(np.mean(alone), abs=1e-12)
+    assert judged[1] == evaluator.evaluate(members.__getitem__).scores["soup"]
+    assert evaluator.averages(members.__getitem__, without=range(NUM_MEMBERS)) is None
 
 
 @pytest.mark.mpi(ranks=[1, 2], timeout=120)
@@ -151,7 +253,7 @@ def test_greedy_soup_is_chosen_on_held_out_images_and_equal_on_all_ranks(mpi_ran
     greedy = evaluator.greedy(lambda member: members[member])
     assert greedy.members[0] == held_out.index(max(held_out))
     assert len(set(greedy.members)) == len(greedy.members)
-    assert len(set(comm.allgather((tuple(greedy.members), greedy.accuracy)))) == 1
+    assert len(set(comm.allgather((tuple(greedy.members), greedy.scores.accuracy)))) == 1
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3], timeout=120)
@@ -177,7 +279,7 @@ def test_a_repaired_soup_is_equal_on_all_ranks_and_as_good_as_on_one(mpi_ranks, 
         ).repaired(fetch)
         for where, reducer in ((world, MPIReducer(world)), (alone, MPIReducer(alone)))
     ]
-    assert len(set(comm.allgather((soups[0].accuracy, soups[0].weights.values.numpy().tobytes())))) == 1
+    assert len(set(comm.allgather((soups[0].scores.accuracy, soups[0].weights.values.numpy().tobytes())))) == 1
     assert soups[0].members == list(range(NUM_MEMBERS))
     sick = Weights(torch.full_like(fetch(0).values, torch.nan), fetch(0).statistics)
     evaluator = Evaluator(tiny_config(*batch), source, make(9), 2, Shard(comm.rank, comm.size), MPIReducer(world))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -37,12 +38,38 @@ def test_evaluate_says_on_any_number_of_ranks_what_the_run_itself_found(run, num
     assert len(accuracies["member_accuracy"]) == 3
 
 
-def test_evaluate_prints_lines_for_people(run):
-    done = wash_hpc("evaluate", str(run), "--split", "held_out", "evaluate.batch_size=5")
+def test_evaluate_prints_a_table_for_people(run):
+    done = wash_hpc("evaluate", str(run), "--split", "held_out", "--greedy", "evaluate.batch_size=5")
     assert done.returncode == 0, done.stderr
-    assert "16 held_out images" in done.stdout
-    rows = [line.split()[0] for line in done.stdout.splitlines()[1:]]
-    assert rows == ["member"] * 3 + ["ensemble", "soup", "soup,"]
+    heading, titles, *lines = done.stdout.splitlines()
+    assert heading.endswith(": 16 held_out images")
+    assert titles.split() == ["accuracy", "top-5", "NLL", "calibration", "error"]
+    rows = [line.split()[0] for line in lines]
+    assert rows == ["member"] * 3 + ["member,", "ensemble", "ensemble", "soup", "soup,", "greedy", "pairs", "consensus"]
+    assert len({line.index("%") for line in lines[:9]}) == 1  # aligned
+    assert "100.00%" in lines[0]  # top-5 of four classes
+
+
+def test_evaluate_gives_a_program_everything(run):
+    done = mpirun(2, "wash-hpc", "evaluate", str(run), "--json", "--greedy")
+    assert done.returncode == 0, done.stderr
+    judged, summary = json.loads(done.stdout), read_summary(run)
+    assert judged["metric"] == summary.metric == "accuracy"
+    assert len(judged["members"]) == 3
+    for name in ("member", "best_member", "ensemble", "ensemble_probabilities", "soup_raw"):
+        assert judged["scores"][name] == pytest.approx(summary.scores[name], abs=1e-6), name
+    assert judged["disagreement"] == summary.disagreement
+    assert judged["greedy_soup_members"]
+    assert judged["consensus_distance"] == pytest.approx(summary.consensus_distance, rel=1e-5)
+    per_layer = judged["consensus_distance_per_layer"]
+    assert math.hypot(*per_layer.values()) == pytest.approx(judged["consensus_distance"])
+    assert set(per_layer) <= set(load_file(run / "members" / "soup.safetensors"))
+
+
+def test_a_greedy_soup_without_held_out_images_is_refused(run):
+    done = mpirun(2, "wash-hpc", "evaluate", str(run), "--greedy", "data.held_out=0")
+    assert done.returncode == 2
+    assert done.stderr.count("data.held_out=0: a greedy soup needs held-out images") == 1
 
 
 def test_soup_writes_the_mean_of_the_members(run, tmp_path):

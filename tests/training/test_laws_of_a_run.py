@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -116,6 +117,38 @@ def test_a_run_that_was_stopped_and_continued_equals_one_that_was_not(tmp_path, 
         "consensus_distance",
     )
     assert [getattr(read_summary(whole), key) for key in keys] == [getattr(read_summary(parts), key) for key in keys]
+
+
+def test_averages_over_steps_survive_a_restart_bit_for_bit_and_change_nothing_else(tmp_path):
+    """Snapshots of steps 2, 5 and 8, a checkpoint in their midst; no likelihood may differ in its last bit."""
+    averages = ["average.ema=0.7", "average.last=3", "average.last_every=3"]
+    shared = ["checkpoint.every_steps=3", "optimizer.schedule=constant"]
+    plain = train(tmp_path, "plain", 2, *shared)
+    whole = train(tmp_path, "whole", 2, *shared, *averages)
+    assert equal_weights(plain, whole)
+    parts = tmp_path / "parts"
+    shutil.copytree(whole, parts)
+    for left in (parts / "summary.json", parts / "checkpoints" / "step-00000008"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    train(tmp_path, "parts", 2, *shared, *averages, "checkpoint.resume=must")
+    assert (parts / "metrics" / "0001.h5").is_file()
+    first, second = read_summary(whole), read_summary(parts)
+    assert first.scores == second.scores
+    made = {"ema", "ema_soup", "last", "last_soup"}
+    assert made <= set(first.scores)
+    assert not made & set(read_summary(plain).scores)
+    assert len({first.scores[name]["nll"] for name in (*made, "member", "soup")}) == 6
+
+
+def test_a_run_too_short_for_its_snapshots_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "c.yaml").write_text("{}\n")
+    command = [sys.executable, "-m", "wash_hpc", "train", str(tmp_path / "c.yaml"), *TINY, f"run.dir={tmp_path}/runs"]
+    done = mpirun(2, *command, "average.last=4", "average.last_every=3")
+    assert done.returncode == 2
+    assert (
+        done.stderr.count("average.last=4, average.last_every=3: the run has only 8 steps, expected at least 10") == 1
+    )
+    assert not (tmp_path / "runs").exists()
 
 
 def test_regularisation_reaches_the_training_and_what_each_member_drew_is_written_down(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from wash_hpc.storage.checkpoint import (
     CheckpointError,
     Manifest,
+    MemberState,
     checkpoint_folder,
     last_manifest,
     read_member,
@@ -19,11 +20,15 @@ from wash_hpc.storage.checkpoint import (
 
 STATE = {"rows": torch.arange(6.0).view(2, 3), "buffers.n": torch.tensor(7)}
 OF_METHOD = {"received": torch.arange(3)}
+OF_AVERAGES = {"ema": torch.arange(3.0), "last_steps": torch.tensor([4, 6])}
 
 
 def write(folder: Path, step: int, keep: int = 2) -> None:
     checksums = {
-        f"member-{member:04d}.safetensors": write_member(folder, step, member, STATE, OF_METHOD) for member in range(2)
+        f"member-{member:04d}.safetensors": write_member(
+            folder, step, member, MemberState(STATE, OF_METHOD, OF_AVERAGES)
+        )
+        for member in range(2)
     }
     write_manifest(folder, Manifest(step, 2, 3, 0, "sgd", [1, 2], [4, 8], 1.5, checksums), keep)
 
@@ -33,7 +38,8 @@ def test_what_is_written_is_read_back(tmp_path):
     manifest = last_manifest(tmp_path)
     assert manifest is not None
     assert (manifest.step, manifest.values_moved, manifest.bytes_sent) == (10, [1, 2], [4, 8])
-    for written, read in zip((STATE, OF_METHOD), read_member(tmp_path, manifest, 1), strict=True):
+    state = read_member(tmp_path, manifest, 1)
+    for written, read in ((STATE, state.own), (OF_METHOD, state.method), (OF_AVERAGES, state.averages)):
         assert read.keys() == written.keys()
         assert all(torch.equal(read[name], written[name]) for name in written)
 
@@ -41,7 +47,7 @@ def test_what_is_written_is_read_back(tmp_path):
 def test_a_checkpoint_without_its_manifest_does_not_exist(tmp_path):
     assert last_manifest(tmp_path) is None
     write(tmp_path, 10)
-    write_member(tmp_path, 20, 0, STATE, {})  # killed before the manifest
+    write_member(tmp_path, 20, 0, MemberState(STATE, {}, {}))  # killed before the manifest
     manifest = last_manifest(tmp_path)
     assert manifest is not None
     assert manifest.step == 10

@@ -68,6 +68,14 @@ def test_a_pair_of_configurations_differs_in_the_method_alone():
             assert wash == other
 
 
+def test_the_single_long_run_is_one_of_four_independent_members_trained_four_times_longer():
+    long, member = (OmegaConf.load(f"configs/digits_{name}.yaml") for name in ("single_long", "independent"))
+    assert long.train.steps == 4 * member.train.steps
+    for config in (long, member):
+        del config["run"], config["train"], config["log"]
+    assert long == member
+
+
 @pytest.mark.parametrize("section", list(CONTRACT))
 def test_every_key_of_the_contract_exists(section):
     keys = set(OmegaConf.structured(Config)[section])

@@ -8,7 +8,8 @@ from wash_hpc.logs import ProgressReport
 def report(mode, speaks: bool = True) -> None:
     progress = ProgressReport(mode, "run-1", 0, 40, speaks)
     progress.show_step(10, 1.25, 640.0)
-    progress.show_evaluation(20, 0.5, 0.75, 0.625)
+    progress.show_evaluation(20, "accuracy", 0.5, 0.75, 0.625)
+    progress.show_evaluation(30, "perplexity", 4.5, 3.25, 12.346)
     progress.show_step(40, 0.5, 650.0)
     progress.close()
 
@@ -27,6 +28,7 @@ def test_lines_say_the_first_and_the_last_step_and_every_evaluation(capsys):
     assert capsys.readouterr().out.splitlines() == [
         "run-1: step 10/40  loss 1.2500  640 img/s a member",
         "run-1: step 20/40  test accuracy: members 50.00%, ensemble 75.00%, soup 62.50%",
+        "run-1: step 30/40  test perplexity: members 4.50, ensemble 3.25, soup 12.35",
         "run-1: step 40/40  loss 0.5000  650 img/s a member",
     ]
 
@@ -34,7 +36,7 @@ def test_lines_say_the_first_and_the_last_step_and_every_evaluation(capsys):
 def test_without_a_terminal_auto_means_lines(capsys):
     report("auto")
     shown = capsys.readouterr()
-    assert len(shown.out.splitlines()) == 3
+    assert len(shown.out.splitlines()) == 4
     assert shown.err == ""
 
 

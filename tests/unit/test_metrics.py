@@ -73,7 +73,8 @@ def train_record(step: int, num_members: int = 3, mark: float = 0.0) -> TrainRec
 
 
 def evaluation_record(step: int, mark: float = 0.0) -> EvaluationRecord:
-    return EvaluationRecord(step, step + np.arange(3) / 10 + mark, 0.9 + mark, 0.8 + mark)
+    row = step + np.arange(3) / 10 + mark
+    return EvaluationRecord(step, row, 0.9 + mark, 0.8 + mark, row + 1, 0.7 + mark, 0.6 + mark)
 
 
 def assert_rows_are_whole(metrics: Metrics) -> None:
@@ -127,6 +128,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert metrics.evaluate_step.tolist() == [3]
     assert metrics.member_accuracy.tolist() == [[3.0, 3.1, 3.2]]
     assert (metrics.ensemble_accuracy.tolist(), metrics.soup_accuracy.tolist()) == ([0.9], [0.8])
+    assert metrics.member_nll.tolist() == [[4.0, 4.1, 4.2]]
+    assert (metrics.ensemble_nll.tolist(), metrics.soup_nll.tolist()) == ([0.7], [0.6])
     assert metrics.layer_names == tuple(LAYERS)
     assert metrics.attributes == ATTRIBUTES
     assert metrics.num_members == 3
@@ -158,8 +161,23 @@ def test_the_file_has_the_promised_datasets_and_types(tmp_path: Path) -> None:
         "evaluate/member_accuracy": ((1, 3), "float64"),
         "evaluate/ensemble_accuracy": ((1,), "float64"),
         "evaluate/soup_accuracy": ((1,), "float64"),
+        "evaluate/member_nll": ((1, 3), "float64"),
+        "evaluate/ensemble_nll": ((1,), "float64"),
+        "evaluate/soup_nll": ((1,), "float64"),
     }
     assert all(extendable.values())
+
+
+def test_files_of_before_likelihood_was_written_are_read_and_joined_with_later_ones(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 3), evaluate=(1, 2))
+    with h5py.File(tmp_path / "metrics/0000.h5", "a") as file:
+        for name in ("member_nll", "ensemble_nll", "soup_nll"):
+            del file[f"evaluate/{name}"]
+    write(tmp_path, range(3, 4), evaluate=(3,))
+    metrics = read_metrics(tmp_path)
+    assert metrics.evaluate_step.tolist() == [1, 2, 3]
+    assert np.isnan(metrics.member_nll).all(axis=1).tolist() == [True, True, False]
+    assert np.isnan(metrics.ensemble_nll).tolist() == np.isnan(metrics.soup_nll).tolist() == [True, True, False]
 
 
 def test_rows_that_are_not_numbers_are_kept(tmp_path: Path) -> None:

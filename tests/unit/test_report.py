@@ -53,7 +53,7 @@ def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
                 )
             )
             if step % 10 == 0:
-                writer.append_evaluation(EvaluationRecord(step, 1 - row / 2, 0.95, 0.9 + step / 1000))
+                writer.append_evaluation(EvaluationRecord(step, 1 - row / 2, 0.95, 0.9 + step / 1000, row, 0.2, 0.3))
     write_summary(folder, run)
     return folder
 
@@ -133,7 +133,7 @@ def test_outside_a_terminal_the_table_is_plain_and_whole() -> None:
     lines = printed([summary("a" * 100), summary("b", greedy_soup_accuracy=0.5)], width=40, terminal=False).splitlines()
     titles = [column.title.replace("\n", " ") for column in COLUMNS]
     assert [title for title in titles if title not in lines[0]] == []
-    row = "wash 2 97.12 98.00 97.70 98.70 98.60 - 123 MB 3 min 03 s"
+    row = "wash 2 97.12 98.00 97.70 98.70 98.60 - - - - - 123 MB 3 min 03 s"
     assert " ".join(lines[1].split()) == f"{'a' * 100} {row}"
     assert lines[2].split()[8] == "50.00"
     assert "\x1b" not in "".join(lines)
@@ -150,8 +150,37 @@ def test_in_a_terminal_the_table_fits_and_says_what_it_left_out(width: int) -> N
     assert sorted(header) == sorted(word for title in titles if title not in left_out for word in title.split())
 
 
-def test_a_wide_terminal_shows_every_column() -> None:
-    assert "No room for" not in printed([summary(), summary("n" * 90)], 120, terminal=True)
+def test_a_wide_terminal_shows_every_column_and_one_of_120_those_that_matter_most() -> None:
+    assert "No room for" not in printed([summary(), summary("n" * 90)], 150, terminal=True)
+    assert "No room for: EMA, differ, soup NLL, soup ECE." in " ".join(
+        printed([summary("n" * 90)], 110, terminal=True).split()
+    )
+
+
+SCORES = {
+    "member": {"accuracy": 0.4, "top5": 0.7, "nll": 2.0, "calibration_error": 0.01},
+    "soup": {"accuracy": 0.5, "top5": 0.8, "nll": 1.5, "calibration_error": 0.0234},
+    "ema": {"accuracy": 0.451, "top5": 0.8, "nll": 1.75, "calibration_error": None},
+}
+
+
+def test_likelihood_calibration_disagreement_and_the_average_over_steps_have_columns() -> None:
+    line = printed([summary(scores=SCORES, disagreement=0.0312)], 10, terminal=False).splitlines()[1]
+    assert line.split()[9:13] == ["45.10", "3.12", "1.500", "2.34"]
+
+
+def test_runs_on_text_show_perplexities_and_the_caption_says_so() -> None:
+    runs = [summary("images"), summary("[b]text", metric="perplexity", scores=SCORES, disagreement=0.5)]
+    lines = printed(runs, 10, terminal=False).splitlines()
+    assert lines[2].split()[3:12] == ["7.39", "-", "-", "4.48", "-", "-", "5.75", "50.00", "1.500"]
+    assert lines[3].endswith("Of text: perplexity in place of accuracy ([b]text), lower is better.")
+    assert "perplexity" not in printed(runs[:1], 10, terminal=False)
+
+
+def test_the_page_says_perplexities_of_text_and_escapes_their_names(tmp_path: Path) -> None:
+    page = Page(page_text(load(make_run(tmp_path / "a", summary("<b>t", metric="perplexity", scores=SCORES)))))
+    assert "4.48" in page.texts["td"]
+    assert "perplexity in place of accuracy (<b>t)" in "".join(page.texts["caption"])
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -172,7 +201,14 @@ def test_the_csv_file_has_every_key_and_value() -> None:
     assert [row["name"] for row in rows] == ['a, "quoted"', "b"]
     assert rows[0]["soup_accuracy"] == "0.987"
     assert rows[0]["greedy_soup_accuracy"] == ""
-    assert set(rows[0]) == set(Summary.__dataclass_fields__)
+    assert set(rows[0]) == set(Summary.__dataclass_fields__) - {"scores"}
+
+
+def test_scores_are_columns_of_the_csv_file_for_all_runs() -> None:
+    rows = list(csv.DictReader(io.StringIO(csv_text([summary("a"), summary("b", scores=SCORES)]))))
+    assert (rows[0]["scores.soup.nll"], rows[1]["scores.soup.nll"]) == ("", "1.5")
+    assert rows[1]["scores.ema.calibration_error"] == ""
+    assert list(rows[0])[-12:-8] == [f"scores.member.{name}" for name in SCORES["member"]]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ SUMMARY = Summary(
     bytes_sent_per_member=12_345_678,
     wall_seconds=41.5,
     images_per_second_per_member=390.25,
+    metric="accuracy",
+    disagreement=0.031,
+    scores={"soup": {"accuracy": 0.987, "top5": 1.0, "nll": 0.0625, "calibration_error": None}},
 )
 KEYS = [
     "name",
@@ -57,6 +60,9 @@ KEYS = [
     "wall_seconds",
     "images_per_second_per_member",
     "left_out_members",
+    "metric",
+    "disagreement",
+    "scores",
 ]
 
 
@@ -102,6 +108,28 @@ def test_keys_of_later_versions_are_ignored(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     write_object(run, {"nll": 0.1})
     assert read_summary(run) == SUMMARY
+
+
+def test_summaries_of_early_versions_are_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write_object(run, {}, drop=("left_out_members", "metric", "disagreement", "scores"))
+    early = read_summary(run)
+    assert early == replace(SUMMARY, disagreement=None, scores={})
+    assert (early.score("soup", "nll"), SUMMARY.score("soup", "nll")) == (None, 0.0625)
+
+
+def test_scores_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    scores: dict[str, Any] = {"ema": {"accuracy": np.float64(0.5), "nll": float("inf")}}
+    read = read_summary(make_run(tmp_path / "run", replace(SUMMARY, disagreement=float("nan"), scores=scores)))
+    assert (read.disagreement, read.scores) == (None, {"ema": {"accuracy": 0.5, "nll": None}})
+
+
+@pytest.mark.parametrize("soup", [0.5, {"nll": "low"}, {"nll": True}])
+def test_scores_of_the_wrong_kind_are_named(tmp_path: Path, soup: object) -> None:
+    run = make_run(tmp_path / "run")
+    write_object(run, {"scores": {"soup": soup}})
+    with pytest.raises(RunFolderError, match=r"scores\.soup=.*: expected an object of numbers or nulls$"):
+        read_summary(run)
 
 
 def test_no_folder_is_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from wash_hpc.errors import MissingDependencyError
 from wash_hpc.report.curves import Figure, figures
 from wash_hpc.report.runs import Run
-from wash_hpc.report.table import CAPTION, COLUMNS, left_out_lines
+from wash_hpc.report.table import COLUMNS, caption, left_out_lines
 from wash_hpc.storage.files import write_atomically
 
 _POLICY = (
@@ -150,8 +150,9 @@ def _table(runs: Sequence[Run]) -> str:
         cells = (f'<td class="{column.align}">{escape(column.cell(run.summary))}</td>' for column in COLUMNS[1:])
         rows.append(f"<tr>{name}{''.join(cells)}</tr>\n")
     body = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody>"
-    caption = " ".join([CAPTION, *map(escape, left_out_lines([run.summary for run in runs]))])
-    return f"<table>\n<caption>{caption}</caption>\n{body}\n</table>"
+    summaries = [run.summary for run in runs]
+    about = escape(" ".join([caption(summaries), *left_out_lines(summaries)]))
+    return f"<table>\n<caption>{about}</caption>\n{body}\n</table>"
 
 
 def _configuration(run: Run) -> str:

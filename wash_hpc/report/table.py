@@ -9,12 +9,13 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from wash_hpc.ensemble.scores import perplexity
 from wash_hpc.storage.summary import Summary, summary_object
 
 _PLAIN_WIDTH = 10_000  # a pipe or a file has no width: nothing is cut there
@@ -35,6 +36,19 @@ class Column:
     cell: Callable[[Summary], str]
     keep: int
     align: Literal["left", "right"] = "right"
+
+
+def format_metric(run: Summary, judged: str, accuracy: float | None) -> str:
+    """An accuracy in percent, or, for a run on text, the perplexity of what was judged; a dash where there is none."""
+    if run.metric == "accuracy":
+        return format_percent(accuracy)
+    nll = run.score(judged, "nll")
+    return "-" if nll is None else f"{perplexity(nll):.2f}"
+
+
+def format_nats(nll: float | None) -> str:
+    """A negative log-likelihood; a dash for None."""
+    return "-" if nll is None else f"{nll:.3f}"
 
 
 def format_percent(fraction: float | None) -> str:
@@ -64,16 +78,24 @@ COLUMNS = (
     Column("run", lambda run: run.name, 9, "left"),
     Column("method", lambda run: run.method, 3, "left"),
     Column("members", lambda run: str(run.num_members), 1),
-    Column("member\nmean", lambda run: format_percent(run.mean_member_accuracy), 7),
-    Column("best", lambda run: format_percent(run.best_member_accuracy), 6),
-    Column("ensemble", lambda run: format_percent(run.ensemble_accuracy), 8),
-    Column("soup", lambda run: format_percent(run.soup_accuracy), 9),
-    Column("soup\nraw", lambda run: format_percent(run.soup_accuracy_raw), 0),
-    Column("greedy\nsoup", lambda run: format_percent(run.greedy_soup_accuracy), 2),
+    Column("member\nmean", lambda run: format_metric(run, "member", run.mean_member_accuracy), 7),
+    Column("best", lambda run: format_metric(run, "best_member", run.best_member_accuracy), 6),
+    Column("ensemble", lambda run: format_metric(run, "ensemble", run.ensemble_accuracy), 8),
+    Column("soup", lambda run: format_metric(run, "soup", run.soup_accuracy), 9),
+    Column("soup\nraw", lambda run: format_metric(run, "soup_raw", run.soup_accuracy_raw), 0),
+    Column("greedy\nsoup", lambda run: format_metric(run, "greedy_soup", run.greedy_soup_accuracy), 2),
+    Column("EMA", lambda run: format_metric(run, "ema", run.score("ema", "accuracy")), -1),
+    Column("differ", lambda run: format_percent(run.disagreement), -2),
+    Column("soup\nNLL", lambda run: format_nats(run.score("soup", "nll")), -3),
+    Column("soup\nECE", lambda run: format_percent(run.score("soup", "calibration_error")), -4),
     Column("sent per\nmember", lambda run: format_bytes(run.bytes_sent_per_member), 5),
     Column("time", lambda run: format_seconds(run.wall_seconds), 4),
 )
-CAPTION = "Accuracy in percent of the test images; soup: statistics recomputed, raw: averaged; sent: payload."
+CAPTION = (
+    "Accuracy in percent of the test images; soup: statistics recomputed, raw: averaged; EMA: a member's average over "
+    "steps; differ: percent on which two members do; NLL: in nats; ECE: calibration error in percent; sent: payload."
+)
+_TEXT_CAPTION = " Of text: perplexity in place of accuracy ({}), lower is better."
 
 
 def print_table(console: Console, runs: Sequence[Summary]) -> None:
@@ -81,7 +103,7 @@ def print_table(console: Console, runs: Sequence[Summary]) -> None:
     if not console.is_terminal:
         whole = Console(file=console.file, width=_PLAIN_WIDTH)
         whole.print(_rich_table(runs, COLUMNS, name_width=_PLAIN_WIDTH, plain=True))
-        whole.print(CAPTION)
+        whole.print(Text(caption(runs)))
         for line in left_out_lines(runs):
             whole.print(Text(line))
         return
@@ -89,9 +111,15 @@ def print_table(console: Console, runs: Sequence[Summary]) -> None:
     columns = _fitting(runs, console, name_width)
     no_room = [column.title.replace("\n", " ") for column in COLUMNS if column not in columns]
     console.print(_rich_table(runs, columns, name_width))
-    console.print(CAPTION + (f" No room for: {', '.join(no_room)}." if no_room else ""), style="dim")
+    console.print(Text(caption(runs) + (f" No room for: {', '.join(no_room)}." if no_room else "")), style="dim")
     for line in left_out_lines(runs):
         console.print(Text(line))
+
+
+def caption(runs: Sequence[Summary]) -> str:
+    """What the columns mean, for these runs."""
+    names = [run.name for run in runs if run.metric == "perplexity"]
+    return CAPTION + (_TEXT_CAPTION.format(", ".join(names)) if names else "")
 
 
 def left_out_lines(runs: Sequence[Summary]) -> list[str]:
@@ -104,12 +132,25 @@ def left_out_lines(runs: Sequence[Summary]) -> list[str]:
 
 
 def csv_text(runs: Sequence[Summary]) -> str:
-    """The runs as comma-separated values: a line of keys, then one a run; nothing where a value is null."""
+    """The runs as comma-separated values: a line of keys, then one a run; nothing where a value is null or absent.
+
+    Scores have keys such as `scores.soup.nll`, in the order in which they first appear.
+    """
+    rows = [_flat(summary_object(run)) for run in runs]
+    keys = [field.name for field in fields(Summary) if field.name != "scores"]
+    keys += dict.fromkeys(key for row in rows for key in row if key not in keys)
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Summary)], lineterminator="\n")
+    writer = csv.DictWriter(text, keys, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(summary_object(run) for run in runs)
+    writer.writerows(rows)
     return text.getvalue()
+
+
+def _flat(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary's object without its nesting."""
+    scores = summary.pop("scores")
+    nested = {f"scores.{judged}.{name}": value for judged, found in scores.items() for name, value in found.items()}
+    return {**summary, **nested}
 
 
 def _fitting(runs: Sequence[Summary], console: Console, name_width: int) -> list[Column]:

@@ -19,7 +19,9 @@ from torch import Tensor
 from wash_hpc.errors import RunFolderError
 from wash_hpc.storage.files import make_folder, write_atomically
 
-_OF_METHOD = "method."  # in front of the names of a method's tensors in a member's file
+# In front of the names of a method's tensors, and of those of a member's averages, in a member's file.
+_OF_METHOD = "method."
+_OF_AVERAGES = "average."
 
 
 class CheckpointError(RunFolderError):
@@ -79,15 +81,29 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
     return folder / "checkpoints" / f"step-{step:08d}"
 
 
-def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor], of_method: dict[str, Tensor]) -> str:
+@dataclass(frozen=True)
+class MemberState:
+    """One member's part of a checkpoint, tensors by name.
+
+    Attributes:
+        own: of the member.
+        method: of the method on the member's first replica.
+        averages: of the member's averages over steps; a checkpoint of an early version has none.
+    """
+
+    own: dict[str, Tensor]
+    method: dict[str, Tensor]
+    averages: dict[str, Tensor]
+
+
+def write_member(folder: Path, step: int, member: int, state: MemberState) -> str:
     """Write one member's part; called by one rank of each member.
 
     Args:
         folder: the run's.
         step: updates done.
         member: which.
-        state: of the member.
-        of_method: of the method on this rank.
+        state: its part.
 
     Returns:
         The SHA-256 of the file, for the manifest.
@@ -95,8 +111,12 @@ def write_member(folder: Path, step: int, member: int, state: dict[str, Tensor],
     Raises:
         RunFolderError: it cannot be written.
     """
-    state = {**state, **{f"{_OF_METHOD}{name}": tensor for name, tensor in of_method.items()}}
-    content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
+    tensors = {
+        **state.own,
+        **{f"{_OF_METHOD}{name}": tensor for name, tensor in state.method.items()},
+        **{f"{_OF_AVERAGES}{name}": tensor for name, tensor in state.averages.items()},
+    }
+    content = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
     target = checkpoint_folder(folder, step)
     make_folder(target)
     write_atomically(target / _member_name(member), content)
@@ -132,8 +152,8 @@ def last_manifest(folder: Path) -> Manifest | None:
         raise CheckpointError(f"{file}: not readable as a manifest: {error}") from error
 
 
-def read_member(folder: Path, manifest: Manifest, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One member's part of a checkpoint, its checksum verified: the member's own state, and the method's.
+def read_member(folder: Path, manifest: Manifest, member: int) -> MemberState:
+    """One member's part of a checkpoint, its checksum verified.
 
     Raises:
         CheckpointError: absent, or not the file that was written.
@@ -143,11 +163,16 @@ def read_member(folder: Path, manifest: Manifest, member: int) -> tuple[dict[str
         content = file.read_bytes()
         if hashlib.sha256(content).hexdigest() != manifest.checksums.get(file.name):
             raise CheckpointError(f"{file}: its checksum is not that of the manifest; the file has changed")
-        state = load(content)
+        tensors = load(content)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    of_method = {name: state.pop(name) for name in list(state) if name.startswith(_OF_METHOD)}
-    return state, {name.removeprefix(_OF_METHOD): tensor for name, tensor in of_method.items()}
+    of_method, of_averages = (_take(tensors, prefix) for prefix in (_OF_METHOD, _OF_AVERAGES))
+    return MemberState(tensors, of_method, of_averages)
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Take those out whose names begin with a prefix; without it."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def _member_name(member: int) -> str:

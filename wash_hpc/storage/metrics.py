@@ -225,11 +225,19 @@ def _read_file(h5py: Any, path: Path) -> Metrics:
 
 def _read_table(file: Any, table: Sequence[Dataset], prefix: str = "") -> dict[str, NDArray[Any]]:
     """The whole records of a table by field name; `prefix` goes before `step`."""
-    columns = {(prefix if dataset.field == "step" else "") + dataset.field: file[dataset.path][:] for dataset in table}
+    columns = {(prefix if dataset.field == "step" else "") + dataset.field: _column(file, dataset) for dataset in table}
     step = columns[prefix + "step"]
     unwritten = np.flatnonzero(step == _NO_STEP)
     num_rows = min([*map(len, columns.values()), *unwritten[:1].tolist()])
     return {name: column[:num_rows] for name, column in columns.items()}
+
+
+def _column(file: Any, dataset: Dataset) -> NDArray[Any]:
+    """All that a dataset holds; NaN where the file is older than the dataset."""
+    if dataset.like is not None and dataset.path not in file:
+        return np.full(file[dataset.like].shape, np.nan)
+    column: NDArray[Any] = file[dataset.path][:]
+    return column
 
 
 def _plain(value: Any) -> Any:

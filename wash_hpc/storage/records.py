@@ -58,12 +58,18 @@ class EvaluationRecord:
         member_accuracy: [M] float.
         ensemble_accuracy: of the members' mean output.
         soup_accuracy: of the members' mean weights.
+        member_nll: [M] float, mean negative log-likelihood of the right class, in nats; so are the next two.
+        ensemble_nll: of the members' mean output.
+        soup_nll: of the members' mean weights.
     """
 
     step: int
     member_accuracy: Floats
     ensemble_accuracy: float
     soup_accuracy: float
+    member_nll: Floats
+    ensemble_nll: float
+    soup_nll: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Metrics:
     Attributes:
         step: [T] int64; the other fields down to `consensus_distance_per_layer` are [T], [T, M] or [T, L] and mean
             what `TrainRecord` says.
-        evaluate_step: [E] int64; the other fields down to `soup_accuracy` are [E] or [E, M], as in `EvaluationRecord`.
+        evaluate_step: [E] int64; the other fields down to `soup_nll` are [E] or [E, M], as in `EvaluationRecord`.
         layer_names: L names.
         attributes: of the last file: configuration, versions, hosts, shape of the world.
     """
@@ -95,6 +101,9 @@ class Metrics:
     member_accuracy: Floats
     ensemble_accuracy: Floats
     soup_accuracy: Floats
+    member_nll: Floats
+    ensemble_nll: Floats
+    soup_nll: Floats
     layer_names: tuple[str, ...]
     attributes: Mapping[str, Attribute]
 
@@ -106,11 +115,19 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset: its path, and what the second axis counts."""
+    """One dataset of a file.
+
+    Attributes:
+        path: in the file.
+        axis: what the second axis counts.
+        dtype: of its numbers.
+        like: early files lack it: it is read as NaN in the shape of this dataset, which all files have.
+    """
 
     path: str
     axis: Literal["", "member", "layer"] = ""
     dtype: type[np.int64] | type[np.float64] = np.float64
+    like: str | None = None
 
     @property
     def field(self) -> str:
@@ -138,4 +155,7 @@ EVALUATE = (
     Dataset("evaluate/member_accuracy", "member"),
     Dataset("evaluate/ensemble_accuracy"),
     Dataset("evaluate/soup_accuracy"),
+    Dataset("evaluate/member_nll", "member", like="evaluate/member_accuracy"),
+    Dataset("evaluate/ensemble_nll", like="evaluate/ensemble_accuracy"),
+    Dataset("evaluate/soup_nll", like="evaluate/soup_accuracy"),
 )

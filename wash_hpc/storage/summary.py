@@ -40,6 +40,13 @@ class Summary:
         wall_seconds: of the whole run, evaluations included, over all starts.
         images_per_second_per_member: training images.
         left_out_members: those whose weights are not finite, or became so during the run; in no mean, ensemble or soup.
+        metric: what the run is judged by first, `accuracy` or, for text, `perplexity`.
+        disagreement: share of test predictions on which two members name different classes, mean over pairs; None for
+            one member.
+        scores: by what was judged on the test images, as far as it was made: `member` (mean over members),
+            `best_member` (by the metric), `ensemble`, `ensemble_probabilities`, `soup`, `soup_raw`, `greedy_soup`, and
+            of averages over steps `ema`, `ema_soup`, `last`, `last_soup`; each with `accuracy`, `top5`, `nll` and
+            `calibration_error`.
     """
 
     name: str
@@ -62,6 +69,13 @@ class Summary:
     wall_seconds: float
     images_per_second_per_member: float | None
     left_out_members: list[int] = field(default_factory=list)
+    metric: str = "accuracy"
+    disagreement: float | None = None
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    def score(self, judged: str, name: str) -> float | None:
+        """One of `scores`; None where it was not made or is not a number."""
+        return self.scores.get(judged, {}).get(name)
 
 
 # The annotations are strings here, and this is the whole of their vocabulary.
@@ -71,7 +85,11 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     "float": ("a number", (int, float)),
     "float | None": ("a number or null", (int, float, type(None))),
     "list[int]": ("a list", (list,)),
+    "dict[str, dict[str, float | None]]": ("an object", (dict,)),
 }
+
+_LATER_KEYS: dict[str, Any] = {"left_out_members": [], "metric": "accuracy", "disagreement": None, "scores": {}}
+"""What is read where a summary is of an early version, which did not write them."""
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -119,7 +137,7 @@ def _checked(file: Path, content: Any) -> Summary:
     """The summary in a JSON value; keys that are not a summary's are ignored."""
     if not isinstance(content, dict):
         raise RunFolderError(f"{file}: expected one JSON object")
-    content = {"left_out_members": [], **content}  # absent from what early versions wrote
+    content = {**_LATER_KEYS, **content}
     missing = [key.name for key in fields(Summary) if key.name not in content]
     if missing:
         raise RunFolderError(f"{file}: lacks {', '.join(missing)}")
@@ -128,11 +146,22 @@ def _checked(file: Path, content: Any) -> Summary:
         value = content[key.name]
         if not isinstance(value, types) or isinstance(value, bool):
             raise RunFolderError(f"{file}: {key.name}={json.dumps(value)}: expected {expected}")
+    for judged, scores in content["scores"].items():
+        if not isinstance(scores, dict) or any(not _is_number_or_null(value) for value in scores.values()):
+            raise RunFolderError(
+                f"{file}: scores.{judged}={json.dumps(scores)}: expected an object of numbers or nulls"
+            )
     return Summary(**{key.name: content[key.name] for key in fields(Summary)})
+
+
+def _is_number_or_null(value: Any) -> bool:
+    return isinstance(value, (int, float, type(None))) and not isinstance(value, bool)
 
 
 def _strict(value: Any) -> Any:
     """A value as strict JSON can hold it."""
+    if isinstance(value, dict):
+        return {key: _strict(inner) for key, inner in value.items()}
     value = value.item() if hasattr(value, "item") else value  # a numpy scalar
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
