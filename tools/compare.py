@@ -87,7 +87,7 @@ def make_rows(config: Config, steps_of_epoch: int) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is not there yet, then show everything; returns the exit status."""
-    options, started = _parser().parse_args(arguments), time.monotonic()
+    options, started = _parser().parse_intermixed_args(arguments), time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         folder, rows = _plan(options)
@@ -165,7 +165,7 @@ def _why_anew(run: Path, config: Config) -> str:
 
 def _run(command: Sequence[str]) -> int:
     """Run mpirun; when we are interrupted, wait until its ranks have ended."""
-    # A session of its own keeps the terminal's Ctrl-C from it: at a second signal, after ours, it would not wait either.
+    # A session of its own keeps the terminal's Ctrl-C from it: a second signal would make it leave its ranks.
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
             return process.wait()
