@@ -103,7 +103,7 @@ def values_averaged(config: Config, sizes: Sizes) -> float:
         share = 1 / Partition(config.run.seed, sizes.num_parameters, method.p).num_parts
     return {
         "papa": sizes.num_parameters + sizes.num_statistics,
-        "papa_all": sizes.num_parameters + sizes.num_statistics + 2 * sizes.num_channels * method.repair,
+        "papa_all": sizes.num_parameters + sizes.num_statistics + 3 * sizes.num_channels * method.repair,
         "sparta": share * sizes.num_parameters,
         "local_sgd": sizes.num_parameters,
         "diloco": sizes.num_parameters,

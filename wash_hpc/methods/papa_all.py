@@ -21,17 +21,17 @@ class PapaAll(Method):
     arXiv 2211.08403), measured on training images; of a network with batch normalisation that comes to statistics
     measured anew. The optimizer's state is left alone.
 
-    Cost: 2 (N-1)/N (d + s + 2 c) scalars a member each time, for d parameters, s numbers of statistics and, with
-    REPAIR, the mean and spread of c channels; papers count d. Sums over images for REPAIR are not counted.
+    Cost: 2 (N-1)/N (d + s + 3 c) scalars a member each time, for d parameters, s numbers of statistics and, with
+    REPAIR, three numbers of each of c channels; papers count d. Sums over images for REPAIR are not counted.
     """
 
     def after_step(self, step: int) -> None:
         """See `Method.after_step`; means over members when it is due, and with REPAIR sums over the world."""
         if not self.is_due(step):
             return
-        goal = self._mean_of_channels() if self.config.repair else None
         model = self.context.model
         mean, statistics = self.mean_over_members(self.flat.values), self.mean_over_members(get_statistics(model))
+        goal = self._mean_of_channels() if self.config.repair else None
         self.flat.values.copy_(mean)
         set_statistics(model, statistics)
         if goal is not None:
@@ -45,11 +45,12 @@ class PapaAll(Method):
         layout = self.context.world.layout
         images = self._images(Shard(layout.replica, layout.num_replicas))
         own = measure_channels(self.context.model, images, lambda sums: self._sum(sums, Scope.MEMBER))
-        usable = torch.isfinite(own.mean)  # NaN for layers that the network does not call, in all members alike
-        means = self.mean_over_members(torch.cat([own.mean[usable], own.std[usable]]))
-        mean, std = own.mean.clone(), own.std.clone()
-        mean[usable], std[usable] = means.chunk(2)
-        return Channels(mean, std)
+        # NaN where the network does not call a layer, or a member's activations overflow: such a channel stays as it is
+        # in the mean. All members must send vectors of one length, so which those are is averaged, too.
+        is_usable = torch.isfinite(own.mean) & torch.isfinite(own.std)
+        parts = [torch.where(is_usable, own.mean, 0.0), torch.where(is_usable, own.std, 0.0), is_usable.double()]
+        mean, std, share = self.mean_over_members(torch.cat(parts)).chunk(3)
+        return Channels(torch.where(share == 1, mean, torch.nan), torch.where(share == 1, std, torch.nan))
 
     def _images(self, shard: Shard) -> Iterator[Tensor]:
         evaluate = self.context.config.evaluate
