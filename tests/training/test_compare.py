@@ -64,8 +64,8 @@ def test_ctrl_c_ends_the_ranks_and_the_unfinished_row_is_trained_anew(runs):
     long = ["train.steps=1000000"]
     command = [sys.executable, "tools/compare.py", *arguments, *long]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        while " loss " not in process.stderr.readline():  # the first is said after ten seconds of training
+        assert process.stdout is not None
+        while " loss " not in process.stdout.readline():  # which a run says after its first steps
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
