@@ -106,8 +106,9 @@ def compare_with_twin(folder: Path, comm, name: str, model: str, reducer: str) -
 def test_every_method_counts_the_bytes_of_its_formula(mpi_ranks, comm, tmp_path):
     """METHOD by METHOD: scalars a member sends in ten steps, six of them an epoch; N members, d parameters."""
     folder, n = Path(comm.bcast(str(tmp_path))), mpi_ranks
-    source = open_source(tiny_config(), torch.device("cpu"))
-    model = make_initial_model(tiny_config(), source, 0, torch.device("cpu"))
+    config = tiny_config(*common_keys())
+    source = open_source(config, torch.device("cpu"))
+    model = make_initial_model(config, source, 0, torch.device("cpu"))
     d = sum(parameter.numel() for parameter in model.parameters())
     s, c = get_statistics(model).numel(), num_hidden_channels(model)
     ring = 2 * (n - 1) / n
