@@ -40,6 +40,14 @@ def write(path: Path, tensors: dict[str, Tensor]) -> Path:
     return path
 
 
+def status_of(*arguments: str) -> int:
+    """The exit status of a command in this process, into which another test may have loaded MPI, which then exits."""
+    try:
+        return main(arguments)
+    except SystemExit as done:
+        return int(done.code or 0)
+
+
 def soup(tmp_path: Path, *paths: Path) -> dict[str, Tensor]:
     make_file_soup(paths, tmp_path / "out" / "soup.safetensors")
     return load_file(tmp_path / "out" / "soup.safetensors")
@@ -133,8 +141,8 @@ def test_no_more_than_one_tensor_of_one_file_is_in_memory_beside_the_sum(tmp_pat
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_the_memory_of_a_soup_is_that_of_a_tensor_not_of_a_model(tmp_path, suffix):
-    """Sixteen tensors of 4 MB in each of four files: anonymous memory never grows by as much as one model."""
-    tensors = {f"layer{i}": torch.zeros(1_000_000) for i in range(16)}
+    """Forty tensors of 4 MB in each of four files: anonymous memory never grows by half of one model."""
+    tensors = {f"layer{i}": torch.zeros(1_000_000) for i in range(40)}
     files = [open_state_dict(write(tmp_path / f"{i}{suffix}", tensors)) for i in range(4)]
 
     def anonymous_kilobytes() -> int:
@@ -144,7 +152,9 @@ def test_the_memory_of_a_soup_is_that_of_a_tensor_not_of_a_model(tmp_path, suffi
     average(files, "layer0")  # what torch keeps for itself from the first call on
     before = anonymous_kilobytes()
     grown = [(average(files, key), anonymous_kilobytes() - before)[1] for key in tensors]
-    assert max(grown) < 32_000  # the sum and a copy in float64 and the mean are 20 MB; a model is 64 MB
+    # The sum and a copy in float64, the mean and a tensor of each file are 36 MB, and the allocator may keep some; a
+    # model is 160 MB.
+    assert max(grown) < 80_000
 
 
 class Harmful:
@@ -284,7 +294,7 @@ def test_what_makes_no_sense_with_files_is_one_sentence(tmp_path, monkeypatch, c
     Path("text.txt").write_text("")
     Path("link.safetensors").symlink_to("c.safetensors")
     before = sorted(tmp_path.iterdir())
-    assert main(["soup", *arguments]) == 2
+    assert status_of("soup", *arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"wash_hpc: error: {sentence}")
     assert said.count("\n") == 1
@@ -293,5 +303,5 @@ def test_what_makes_no_sense_with_files_is_one_sentence(tmp_path, monkeypatch, c
 
 def test_a_file_may_have_an_equals_sign_in_its_name(tmp_path, capsys):
     paths = [str(write(tmp_path / f"epoch={i}.pt", state(i))) for i in range(2)]
-    assert main(["soup", *paths, "--output", str(tmp_path / "soup.safetensors")]) == 0
+    assert status_of("soup", *paths, "--output", str(tmp_path / "soup.safetensors")) == 0
     assert "mean of 2 files" in capsys.readouterr().out
