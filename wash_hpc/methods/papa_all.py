@@ -49,7 +49,7 @@ class PapaAll(Method):
         # in the mean. All members must send vectors of one length, so which those are is averaged, too.
         is_usable = torch.isfinite(own.mean) & torch.isfinite(own.std)
         parts = [torch.where(is_usable, own.mean, 0.0), torch.where(is_usable, own.std, 0.0), is_usable.double()]
-        mean, std, share = self.mean_over_members(torch.cat(parts)).chunk(3)
+        mean, std, share = self.mean_over_members(torch.cat(parts).float()).double().chunk(3)
         return Channels(torch.where(share == 1, mean, torch.nan), torch.where(share == 1, std, torch.nan))
 
     def _images(self, shard: Shard) -> Iterator[Tensor]:
