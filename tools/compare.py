@@ -36,7 +36,7 @@ EXAMPLES = """\
 examples:
   tools/compare.py                                      all rows on scikit-learn's digits
   tools/compare.py --config configs/compare_fashion_mnist.yaml run.seed=1 run.name=seed-1
-  tools/compare.py --only wash,papa train.steps=200     two rows, for a look
+  tools/compare.py --only wash,papa train.steps=200 run.name=look   two rows, beside finished ones
 
 Rows that have finished with the same configuration are not trained again; others start anew.
 Runs: RUN.DIR/RUN.NAME/ROW; page: RUN.DIR/compare.html.
