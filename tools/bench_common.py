@@ -91,7 +91,7 @@ class Ranks:
 
     def most(self, number: int) -> int:
         """The greatest number of any rank."""
-        return max(self.world.comm.allgather(number))
+        return int(max(self.world.comm.allgather(number)))
 
     def _wait(self) -> None:
         if self.on_gpu:

@@ -15,6 +15,8 @@ import json
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -38,7 +40,7 @@ from wash_hpc.config import Config, load_config
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.methods.drawing import make_drawer
 from wash_hpc.models import build_model
-from wash_hpc.shuffle.draw import Drawer
+from wash_hpc.shuffle.draw import Draw, Drawer
 from wash_hpc.shuffle.plan import make_plan
 
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -100,12 +102,12 @@ def measure_draw(arguments: argparse.Namespace) -> Figures:
     torch.set_num_threads(1)
     flat = make_flat(arguments, "cpu")
     drawer = make_drawer(make_config(arguments), flat, arguments.members)
-    ours = seconds_of_draws(drawer, arguments.rounds)
-    dense = [seconds_of(lambda step=step: make_plan(draw_densely(drawer, step), 1)) for step in range(arguments.rounds)]
+    ours = seconds_of_draws(drawer.draw, arguments.rounds)
+    dense = seconds_of_draws(partial(draw_densely, drawer), arguments.rounds)
     by_size = {}
     for size in (10**6, 10**7, 10**8):  # the same number picked among more and more parameters
         sparse = Drawer(0, arguments.members, [size], np.array([10_000 / size]))
-        by_size[size] = median(seconds_of_draws(sparse, 20))
+        by_size[size] = median(seconds_of_draws(sparse.draw, 20))
     tracemalloc.start()
     make_plan(drawer.draw(0), 1)
     peak = tracemalloc.get_traced_memory()[1]
@@ -127,9 +129,13 @@ def measure_draw(arguments: argparse.Namespace) -> Figures:
     }
 
 
-def seconds_of_draws(drawer: Drawer, num_draws: int) -> list[float]:
-    """Seconds of each of so many draws with their plans, ours."""
-    return [seconds_of(lambda step=step: make_plan(drawer.draw(step), 1)) for step in range(num_draws)]
+def seconds_of_draws(draw: Callable[[int], Draw], num_draws: int) -> list[float]:
+    """Seconds of each of so many draws with their plans."""
+
+    def draw_and_plan(step: int) -> None:
+        make_plan(draw(step), 1)
+
+    return [seconds_of(partial(draw_and_plan, step)) for step in range(num_draws)]
 
 
 # The exchange: this part runs on every rank.
@@ -216,7 +222,7 @@ def compare_with_masks(arguments: argparse.Namespace, ranks: Ranks, flat: Flat, 
     method = make_wash(arguments, ranks, flat)
 
     for step in range(1, 21 + WARM_UP):
-        ours.append(ranks.time(lambda step=step: method.after_step(step)))
+        ours.append(ranks.time(partial(method.after_step, step)))
         seconds.append(ranks.time(average))
     method.finish()
     return {
@@ -233,7 +239,9 @@ def measure_overlap(arguments: argparse.Namespace, ranks: Ranks, flat: Flat, dra
 
     exchange = Exchange(ranks.world.exchange_comm.Dup(), flat.storage, drawer.most_expected_moved, flat.values.is_cuda)
     overlapped = OverlappedExchange(exchange)
-    alone, waits, both = [], [], []
+    alone: list[float] = []
+    waits: list[float] = []
+    both: list[float] = []
     matrix = torch.randn(256, 256, device=flat.values.device)
 
     def compute() -> None:
@@ -244,9 +252,9 @@ def measure_overlap(arguments: argparse.Namespace, ranks: Ranks, flat: Flat, dra
     for step in range(1, arguments.rounds + WARM_UP + 1):
         transfer = exchange.prepare(make_plan(drawer.draw(step), ranks.world.layout.member))
         exchange.pack(transfer)
-        alone.append(ranks.time(lambda transfer=transfer: exchange.communicate(transfer)))
+        alone.append(ranks.time(partial(exchange.communicate, transfer)))
         ranks.world.comm.Barrier()
-        starting = seconds_of(lambda transfer=transfer: overlapped.start(transfer))
+        starting = seconds_of(partial(overlapped.start, transfer))
         compute()
         waits.append(seconds_of(overlapped.wait))
         both.append(starting + seconds_of(overlapped.finish))

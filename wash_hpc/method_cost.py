@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wash_hpc.config import Config
+from wash_hpc.config import Config, SingleMethodConfig
 from wash_hpc.methods.drawing import mean_p_factor
 from wash_hpc.methods.due import counted_in_steps, due_steps
 from wash_hpc.parallel.link import Link
@@ -24,7 +24,7 @@ class Sizes:
         num_parameters: P.
         num_statistics: S, numbers of untrained state.
         num_channels: C, of the hidden layers, which REPAIR measures.
-        num_rows: rows of the flat vector that WASH moves.
+        num_rows_kept: rows of the flat vector: parameters and optimizer state.
         item_size: bytes of a value.
         num_steps: of the run.
         steps_per_epoch: of a pass over the training set.
@@ -33,10 +33,14 @@ class Sizes:
     num_parameters: int
     num_statistics: int
     num_channels: int
-    num_rows: int
+    num_rows_kept: int
     item_size: int
     num_steps: int
     steps_per_epoch: int
+
+    def num_rows_moved(self, method: SingleMethodConfig) -> int:
+        """Rows that a method shuffles: 1, or with `method.optimizer_state` all."""
+        return self.num_rows_kept if method.optimizer_state else 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def predict_method(config: Config, drawer: Drawer, sizes: Sizes, link: Link) -> 
     due = due_steps(counted_in_steps(config.method, sizes.num_steps, sizes.steps_per_epoch), sizes.num_steps)
     factor = mean_p_factor(config, sizes.num_steps)
     if name == "wash":
-        traffic = predict_traffic(drawer.scaled(factor), sizes.num_rows, sizes.item_size, link)
+        traffic = predict_traffic(drawer.scaled(factor), sizes.num_rows_moved(config.method), sizes.item_size, link)
     else:
         values = values_averaged(config, sizes) * (factor if name == "sparta" else 1.0)
         traffic = predict_average(values, drawer.num_members, sizes.item_size, link)

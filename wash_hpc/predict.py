@@ -49,7 +49,6 @@ class Facts:
         drawers: of each method, used where it is WASH.
         layer_names: of the first method's schedule.
         sizes: of the model and the run.
-        num_rows_kept: parameters and optimizer state.
         dtype: of the parameters.
         data_assumed: the data set is not there; its published size was taken.
     """
@@ -58,7 +57,6 @@ class Facts:
     drawers: list[Drawer]
     layer_names: list[str]
     sizes: Sizes
-    num_rows_kept: int
     dtype: torch.dtype
     data_assumed: bool
 
@@ -66,6 +64,11 @@ class Facts:
     def drawer(self) -> Drawer:
         """Of the first method."""
         return self.drawers[0]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the flat vector that the first method moves."""
+        return self.sizes.num_rows_moved(self.config.method)
 
     @property
     def exchanges(self) -> bool:
@@ -169,12 +172,11 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
             num_parameters=flat.values.numel(),
             num_statistics=get_statistics(model).numel(),
             num_channels=num_hidden_channels(model),
-            num_rows=len(flat.rows) if config.method.optimizer_state else 1,
+            num_rows_kept=len(flat.rows),
             item_size=flat.values.element_size(),
             num_steps=config.train.steps or config.train.epochs * per_epoch,
             steps_per_epoch=per_epoch,
         ),
-        num_rows_kept=len(flat.rows),
         dtype=flat.values.dtype,
         data_assumed=facts.assumed,
     )
@@ -218,7 +220,7 @@ def predict(facts: Facts, link: Link) -> Prediction:
     first, traffic = costs[0], costs[0].traffic
     shuffles = first.name == "wash" and first.num_exchanges > 0
     batching = advise_batching(traffic, method.every, method.p, first.num_exchanges) if shuffles else None
-    draw = measure_draw(drawer, sizes.num_rows) if shuffles else DrawCost()
+    draw = measure_draw(drawer, facts.num_rows) if shuffles else DrawCost()
     ring = 2 * (drawer.num_members - 1) / drawer.num_members * size * item
     buffers = 2 * traffic.most_values * item + (bytes_of_draw(drawer, traffic.most_values) if shuffles else 0)
     every = counted_in_steps(method, sizes.num_steps, sizes.steps_per_epoch).every
@@ -247,8 +249,8 @@ def predict(facts: Facts, link: Link) -> Prediction:
         batching=batching,
         ring_seconds=_ring_seconds(facts, link, traffic, batching) if shuffles else None,
         draw=draw,
-        faster_draws=measure_alternatives(drawer, sizes.num_rows) if draw.is_slow else {},
-        memory_bytes=round((facts.num_rows_kept + 3) * size * item + buffers),
+        faster_draws=measure_alternatives(drawer, facts.num_rows) if draw.is_slow else {},
+        memory_bytes=round((sizes.num_rows_kept + 3) * size * item + buffers),
         data_assumed=facts.data_assumed,
     )
 
@@ -260,7 +262,7 @@ def _ring_seconds(facts: Facts, link: Link, traffic: Traffic, batching: Batching
         return None
     ring = Topology(facts.drawer.num_members, "ring", facts.config.method.every)
     drawer = scale_drawer(facts.drawer, facts.drawer.expected_picked, ring)
-    return predict_traffic(drawer, facts.sizes.num_rows, facts.sizes.item_size, link).seconds
+    return predict_traffic(drawer, facts.num_rows, facts.sizes.item_size, link).seconds
 
 
 def _nodes(config: Config, num_members: int) -> tuple[int, ...]:

@@ -44,6 +44,13 @@ def plan(*overrides: str, members: int = 4, link: Link = LINK) -> Prediction:
     return predict(read_facts(config, [*TINY, *overrides], members), link)
 
 
+def test_each_method_of_a_run_moves_optimizer_state_by_its_own_option():
+    plain, with_state = "method.optimizer_state=false", "method.optimizer_state=true"
+    first, second = plan(with_state, "method.then=[{name: wash, p: 0.01}]").methods
+    assert first.values_sent == pytest.approx(2 * plan(plain).methods[0].values_sent)  # parameters and momentum
+    assert second.values_sent == plan("method.p=0.01", "method.stop=null").methods[0].values_sent
+
+
 @pytest.mark.parametrize(("cores", "num_ranks"), [(None, 4), (2, 4), (2, 16), (8, 4)])
 def test_the_fit_recovers_the_constants_that_made_the_timings(cores, num_ranks):
     link = replace(LINK, cores=cores)
