@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wash_hpc.config_text import explain, merge_overrides, read_yaml, with_short_forms
 from wash_hpc.errors import ConfigError
-from wash_hpc.method_kinds import DEFAULT, check_options, kind_of
+from wash_hpc.method_kinds import DEFAULT, check_options, kind_of, without_foreign_options
 from wash_hpc.ranges import check_ranges
 
 
@@ -212,18 +212,33 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
     Args:
         file: path of a YAML file, or None for the defaults.
-        overrides: arguments such as `method.p=0.01`; later ones win. `method.name=NAME` forgets what was said before it
-            of another method and means nothing to this one.
+        overrides: arguments such as `method.p=0.01`; later ones win. `method.name=NAME` forgets what the file says of
+            another method: options that mean nothing to this one, when it acts (`every`, `start`, `stop`), and `then`.
 
     Raises:
         ConfigError: an unreadable file, a misspelt key, a wrong type or a value out of its range.
     """
-    from_file = read_yaml(Path(file)) if file is not None else {}
-    for override in overrides:
-        if "=" not in override:
-            raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
+    return _load(read_yaml(Path(file)) if file is not None else {}, overrides)
+
+
+def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a run, from its folder, with `key=value` arguments over it.
+
+    Options that its method does not know, of which early versions took no notice, are left out.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    given = read_yaml(folder / "config.yaml")
+    section = given.get("method")
+    if OmegaConf.is_dict(section):
+        given["method"] = without_foreign_options(section, section.get("name", DEFAULT))
+    return _load(given, overrides)
+
+
+def _load(given: Any, overrides: Sequence[str]) -> Config:
     try:
-        given = merge_overrides(OmegaConf.create(from_file), overrides)
+        given = merge_overrides(OmegaConf.create(given), overrides)
         merged = OmegaConf.merge(OmegaConf.structured(Config), with_short_forms(given))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:

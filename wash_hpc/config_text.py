@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wash_hpc.errors import ConfigError
-from wash_hpc.method_kinds import DEFAULT, without_foreign_options
+from wash_hpc.method_kinds import DEFAULT, common_options
 
 
 def read_yaml(file: Path) -> Any:
@@ -34,15 +34,43 @@ def read_yaml(file: Path) -> Any:
 
 
 def merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
-    """Overrides over what a file gives, one by one: a method's options do not outlive the method."""
+    """Overrides over what a file gives. Of a method that is not the one they name, only what is common to both is left.
+
+    Raises:
+        ConfigError: an override that cannot be read, or a section `method` that has not the form it needs.
+    """
     for override in overrides:
-        change = OmegaConf.from_dotlist([override])
-        name, section = OmegaConf.select(change, "method.name"), OmegaConf.select(given, "method")
-        if name is not None and OmegaConf.is_dict(section) and section.get("name", DEFAULT) != name:
-            kept = without_foreign_options({key: section[key] for key in section if key != "then"}, name)
-            given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
-        given = OmegaConf.merge(given, change)
+        _require_readable(override)
+    name = OmegaConf.select(OmegaConf.from_dotlist(list(overrides)), "method.name")
+    section = OmegaConf.select(given, "method")
+    if isinstance(name, str) and OmegaConf.is_dict(section) and section.get("name", DEFAULT) != name:
+        kept = common_options(dict(section), name)
+        given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
+    given.merge_with_dotlist(list(overrides))
+    _require_form(OmegaConf.select(given, "method"))
     return given
+
+
+def _require_readable(override: str) -> None:
+    if "=" not in override:
+        raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
+    try:
+        OmegaConf.from_dotlist([override])
+    except Exception as error:  # as in read_yaml
+        raise ConfigError(f"{override}: the value is not readable as YAML: {' '.join(str(error).split())}") from error
+
+
+def _require_form(section: Any) -> None:
+    """Refuse a name that is no text, and further methods that are no list of sections."""
+    if not OmegaConf.is_dict(section):
+        return
+    name, then = section.get("name", DEFAULT), section.get("then", OmegaConf.create([]))
+    if not isinstance(name, str):
+        raise ConfigError(f"method.name={name}: expected one name")
+    if not (OmegaConf.is_list(then) and all(OmegaConf.is_dict(one) for one in then)):
+        raise ConfigError(
+            f"method.then={then}: expected a list of methods, as in 'method.then=[{{name: papa, start: 300}}]'"
+        )
 
 
 def with_short_forms(given: Any) -> Any:
@@ -65,6 +93,10 @@ def _with_lists(given: Any) -> Any:
         value = OmegaConf.select(given, key)
         if value is not None and not OmegaConf.is_list(value):
             OmegaConf.update(given, key, [value])
+    for key in ("data.crop_scale", "data.mean", "data.std"):
+        value = OmegaConf.select(given, key)
+        if OmegaConf.is_dict(value):  # as by data.mean.0=0.5, to which OmegaConf says nothing of the key
+            raise ConfigError(f"{key}={value}: expected a list of numbers")
     return given
 
 

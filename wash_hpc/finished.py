@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from wash_hpc.config import Config, load_config
+from wash_hpc.config import Config, load_run_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.flat import Flat, get_statistics
@@ -68,7 +68,7 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
     comm = start_mpi()
     with agreed(comm):
         num_members = count_members(folder)
-        config: Config = load_config(folder / "config.yaml", overrides)
+        config = load_run_config(folder, overrides)
         world = World.open(comm, None)
     with agreed(comm):
         device = choose_device(config, world)

@@ -64,6 +64,15 @@ def without_foreign_options(section: Mapping[str, Any], name: str) -> dict[str, 
     return {key: value for key, value in section.items() if name not in KINDS or key in known}
 
 
+def common_options(section: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a section `method` that was written for another method says of the one of this name, too.
+
+    When a method acts, and what comes after it, is never meant for another: `every`, `start`, `stop` and `then` go.
+    """
+    common = without_foreign_options(section, name)
+    return {key: value for key, value in common.items() if key not in {"then", *WINDOW}}
+
+
 def check_options(method: SingleMethodConfig, where: str) -> None:
     """Refuse an option that the method does not know; one that has its default counts as not given.
 

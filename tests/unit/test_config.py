@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from wash_hpc.config import Config, MethodConfig, SingleMethodConfig, dump_config, load_config
+from wash_hpc.config import Config, SingleMethodConfig, dump_config, load_config, load_run_config
 from wash_hpc.data import source_names
 from wash_hpc.errors import ConfigError
 from wash_hpc.method_kinds import KINDS
@@ -169,14 +169,57 @@ def test_the_options_that_methods_know_are_keys_of_the_configuration():
     assert {option for kind in KINDS.values() for option in kind.options} == keys - {"name"}
 
 
-def test_a_method_named_later_forgets_what_it_does_not_know_of_the_one_before(tmp_path):
+def test_another_method_forgets_the_window_and_the_options_that_it_does_not_know(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text("method: {name: wash, p: 0.5, every: 3, start: 7, then: [{name: papa}]}\n")
-    papa = load_config(file, ["method.name=papa", "method.alpha=0.9"]).method
-    assert (papa.p, papa.every, papa.start, papa.alpha, papa.then) == (MethodConfig.p, 3, 7, 0.9, [])
+    file.write_text("method: {name: wash, p: 0.5, layer: module, every: 3, start: 7, stop: 9, then: [{name: papa}]}\n")
+    papa = load_config(file, ["method.alpha=0.9", "method.name=papa"]).method
+    assert papa == load_config(None, ["method.name=papa", "method.alpha=0.9"]).method
+    sparta = load_config(file, ["method.every=2", "method.name=sparta"]).method
+    assert (sparta.p, sparta.every, sparta.start, sparta.stop) == (0.5, 2, 0, None)
     wash = load_config(file, ["method.name=papa", "method.name=wash", "method.p=0.2"]).method
-    assert (wash.p, wash.start) == (0.2, 7)
-    assert load_config(file, ["method.name=wash"]).method.p == 0.5
+    assert (wash.p, wash.every, wash.start, wash.layer, wash.then[0].name) == (0.2, 3, 7, "module", "papa")
+
+
+@pytest.mark.parametrize("other", [name for name in KINDS if name != "wash"])
+def test_a_runs_own_configuration_with_another_method_is_that_methods(other, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(dump_config(load_config("configs/digits_wash.yaml")))
+    assert load_config(file, [f"method.name={other}"]).method.every == KINDS[other].every
+
+
+def test_the_configuration_of_a_run_may_hold_options_of_another_method(tmp_path):
+    (tmp_path / "config.yaml").write_text("method: {name: independent, p: 0.2, stop: 400}\nrun: {seed: 3}\n")
+    with pytest.raises(ConfigError, match="independent does not know"):
+        load_config(tmp_path / "config.yaml")
+    config = load_run_config(tmp_path, ["run.seed=4"])
+    assert config == load_config(None, ["method.name=independent", "run.seed=4"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["method.then={name: papa}"], "method.then={.*}: expected a list of methods, as in 'method.then="),
+        (["method.then=[papa]"], r"method.then=\['papa'\]: expected a list of methods"),
+        (["method.then=null"], "method.then=None: expected a list of methods"),
+        (["method.then.0.start=3"], "method.then=.*: expected a list of methods"),
+        (["method.name=[a]"], "method.name=.*: expected one name"),
+        (["method.name={a: 1}"], "method.name=.*: expected one name"),
+        (["data.mean.0=1"], "data.mean=.*: expected a list of numbers"),
+        (["train.mixup.0=1"], "train.mixup: "),
+        (["run.name=[a"], r"run.name=\[a: the value is not readable as YAML"),
+        (["method.p.x=3"], "method.p: "),
+    ],
+)
+@pytest.mark.parametrize("file", [None, "configs/digits_wash.yaml"])
+def test_a_value_of_the_wrong_form_is_refused_with_its_key(file, overrides, says):
+    with pytest.raises(ConfigError, match=says) as raised:
+        load_config(file, overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_method_of_then_can_be_changed_by_its_number():
+    config = load_config(None, ["method.then=[{name: papa}]", "method.then.0.start=3"])
+    assert (config.method.then[0].name, config.method.then[0].start) == ("papa", 3)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from wash_hpc.config import Config, dump_config, load_config
+from wash_hpc.config import Config, dump_config, load_run_config
 from wash_hpc.errors import RunFolderError
 from wash_hpc.storage.checkpoint import CheckpointError, Manifest, last_manifest
 from wash_hpc.storage.files import write_atomically
@@ -38,7 +38,7 @@ def create_folder(config: Config) -> list[str]:
         RunFolderError: it cannot be made.
     """
     before = config.folder / "config.yaml"
-    changes = changed_keys(load_config(before), config) if before.is_file() else []
+    changes = changed_keys(load_run_config(config.folder), config) if before.is_file() else []
     try:
         config.folder.mkdir(parents=True, exist_ok=config.checkpoint.resume != "never")
         (config.folder / "summary.json").unlink(missing_ok=True)
