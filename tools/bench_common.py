@@ -22,6 +22,17 @@ WARM_UP = 3  # rounds that are not counted: they connect the ranks and touch the
 Figures = dict[str, Any]
 
 
+ON_ONE_MACHINE = {
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMP_NUM_THREADS": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
+"""What more ranks than cores need of Open MPI, as in mpi_env.sh, for who has not sourced it."""
+
+
 def start_ranks(num_ranks: int, script: str, arguments: list[str]) -> Figures:
     """Run a script on so many ranks of this machine, more of them than cores if need be.
 
@@ -31,16 +42,8 @@ def start_ranks(num_ranks: int, script: str, arguments: list[str]) -> Figures:
     mpirun = shutil.which("mpirun")
     if mpirun is None:
         sys.exit("mpirun is not on PATH: activate the environment (source .venv/bin/activate)")
-    environment = {
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        "PRTE_MCA_hwloc_default_binding_policy": "none",
-        "OMPI_MCA_mpi_yield_when_idle": "1",
-        "OMP_NUM_THREADS": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    }
     command = [mpirun, "-n", str(num_ranks), sys.executable, script, *arguments]
-    done = subprocess.run(command, env=environment | os.environ, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, env=ON_ONE_MACHINE | os.environ, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{Path(script).name}: the ranks ended with status {done.returncode}")
     figures: Figures = json.loads(done.stdout.splitlines()[-1])

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from bench_common import ON_ONE_MACHINE
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone that is not installed
 
-from wash_hpc.config import Config, load_config
+from wash_hpc.config import Config, load_config, load_run_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import steps_per_epoch
 from wash_hpc.errors import WashError
@@ -38,7 +39,7 @@ examples:
   tools/compare.py --config configs/compare_fashion_mnist.yaml run.seed=1 run.name=seed-1
   tools/compare.py --only wash,papa train.steps=200 run.name=look   two rows, beside finished ones
 
-Rows that have finished with the same configuration are not trained again; others start anew.
+Rows that have finished with the same configuration are not trained again, and none that has finished is ever removed.
 Runs: RUN.DIR/RUN.NAME/ROW; page: RUN.DIR/compare.html.
 exit status: 0 all rows shown; 1 some failed, each named; 2 wrong input; 130 interrupted.
 """
@@ -128,7 +129,7 @@ def _plan(options: argparse.Namespace) -> tuple[Path, list[Row]]:
         raise WashError(f"--only {unknown.pop()}: there is no such row; there are {', '.join(names)}")
     rows = [row for row in rows if row.name in only]
     for row in rows:
-        load_config(options.config, _overrides(options, config.folder, row))
+        _has_finished(config.folder / row.name, load_config(options.config, _overrides(options, config.folder, row)))
     return config.folder, rows
 
 
@@ -139,12 +140,11 @@ def _overrides(options: argparse.Namespace, folder: Path, row: Row) -> list[str]
 def _train(options: argparse.Namespace, folder: Path, row: Row) -> bool:
     """Train a row, unless it is there; returns whether it is by then."""
     run, overrides = folder / row.name, _overrides(options, folder, row)
+    if _has_finished(run, load_config(options.config, overrides)):
+        print(f"      {run} has finished before with this configuration")
+        return True
     if run.exists():
-        why = _why_anew(run, load_config(options.config, overrides))
-        if not why:
-            print(f"      {run} has finished before with this configuration")
-            return True
-        print(f"      (removing {run}: {why})")
+        print(f"      (removing {run}: it has not finished)")
         shutil.rmtree(run)
     bar = "bar" if sys.stderr.isatty() else "lines"  # ranks under mpirun cannot see that somebody is looking
     command = ["mpirun", "-n", str(row.ranks), "wash-hpc", "train", str(options.config)]
@@ -153,20 +153,34 @@ def _train(options: argparse.Namespace, folder: Path, row: Row) -> bool:
     return _run(command) == 0 and (run / "summary.json").is_file()
 
 
-def _why_anew(run: Path, config: Config) -> str:
-    """Why a run that is there has to be trained again; empty where it need not."""
-    if not (run / "config.yaml").is_file() or not (run / "summary.json").is_file():
-        return "it has not finished"
+def _has_finished(run: Path, config: Config) -> bool:
+    """Whether a run is there and need not be trained again.
+
+    Raises:
+        WashError: it has finished with another configuration: it is not ours to remove. Or it is no run at all.
+    """
+    if not run.exists():
+        return False
+    if not (run / "config.yaml").is_file():
+        raise WashError(f"{run}: exists and is no run (nothing was touched); choose another run.name")
+    if not (run / "summary.json").is_file():
+        return False
     try:
-        return ", ".join(changed_keys(load_config(run / "config.yaml"), config))
-    except WashError as error:  # of an earlier version
-        return str(error)
+        changes = ", ".join(changed_keys(load_run_config(run), config))
+    except WashError as error:  # of another version
+        changes = str(error)
+    if changes:
+        raise WashError(
+            f"{run} has finished with another configuration (nothing was touched): {changes}. Give these runs a name "
+            "of their own, as in run.name=look, or remove it"
+        )
+    return True
 
 
 def _run(command: Sequence[str]) -> int:
     """Run mpirun; when we are interrupted, wait until its ranks have ended."""
     # A session of its own keeps the terminal's Ctrl-C from it: a second signal would make it leave its ranks.
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(command, start_new_session=True, env=ON_ONE_MACHINE | os.environ) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

@@ -56,7 +56,11 @@ def test_rows_that_have_finished_are_not_trained_again(runs, first):
     assert again.stdout.count("has finished before with this configuration") == 2
     assert "mpirun" not in again.stdout
     assert rows_of_table(again.stdout) == ["wash", "papa"]
+    shorter = compare(runs, "ensemble.members=4", "--only", "sparta,papa", "train.steps=3")
+    assert shorter.returncode == 2
+    assert "papa has finished with another configuration (nothing was touched): train.steps: 4 -> 3" in shorter.stderr
     assert [file.stat().st_mtime_ns for file in summaries] == before
+    assert not (runs / "compare_digits" / "sparta").exists()
 
 
 def test_ctrl_c_ends_the_ranks_and_the_unfinished_row_is_trained_anew(runs):

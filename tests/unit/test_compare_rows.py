@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from wash_hpc.config import dump_config, load_config
+from wash_hpc.errors import WashError
 from wash_hpc.methods import method_names
 from wash_hpc.storage.run_folder import changed_keys
 
+sys.path.insert(0, "tools")  # where it finds its neighbours
 spec = importlib.util.spec_from_file_location("compare", "tools/compare.py")
 assert spec is not None
 assert spec.loader is not None
@@ -62,17 +64,23 @@ def test_papa_all_averages_several_times_where_there_are_epochs_for_it(steps_of_
     assert load_config(file, row.overrides).method.every == every
 
 
-def test_a_run_is_trained_anew_unless_it_has_finished_with_the_same_configuration(tmp_path):
+def test_a_run_that_has_finished_is_kept_whatever_its_configuration(tmp_path):
     config = load_config(CONFIGS[0], ["train.steps=5"])
-    assert compare._why_anew(tmp_path, config) == "it has not finished"
-    (tmp_path / "config.yaml").write_text(dump_config(config))
-    assert compare._why_anew(tmp_path, config) == "it has not finished"
-    (tmp_path / "summary.json").write_text("{}")
-    assert compare._why_anew(tmp_path, config) == ""
+    run = tmp_path / "run"
+    assert not compare._has_finished(run, config)
+    run.mkdir()
+    with pytest.raises(WashError, match="exists and is no run"):
+        compare._has_finished(run, config)
+    (run / "config.yaml").write_text(dump_config(config))
+    assert not compare._has_finished(run, config)
+    (run / "summary.json").write_text("{}")
+    assert compare._has_finished(run, config)
     other = load_config(CONFIGS[0], ["train.steps=6", "log.every_steps=1"])
-    assert compare._why_anew(tmp_path, other) == "train.steps: 5 -> 6"
-    (tmp_path / "config.yaml").write_text("run: {old: 1}\n")
-    assert "old" in compare._why_anew(tmp_path, config)
+    with pytest.raises(WashError, match=r"another configuration .*train.steps: 5 -> 6\. .*run.name=look"):
+        compare._has_finished(run, other)
+    (run / "config.yaml").write_text("run: {old: 1}\n")
+    with pytest.raises(WashError, match="'old' not in"):
+        compare._has_finished(run, config)
 
 
 def test_without_mpirun_it_says_where_to_get_it(monkeypatch, capsys):
