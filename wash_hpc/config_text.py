@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wash_hpc.errors import ConfigError
-from wash_hpc.method_kinds import DEFAULT, common_options
+from wash_hpc.method_kinds import DEFAULT, common_options, is_foreign
 
 
 def read_yaml(file: Path) -> Any:
@@ -34,7 +34,9 @@ def read_yaml(file: Path) -> Any:
 
 
 def merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
-    """Overrides over what a file gives. Of a method that is not the one they name, only what is common to both is left.
+    """Overrides over what a file gives, and, where they name another method, without what only the other knows.
+
+    Of the file's method that is also when it acts. Overrides before the name keep what the named method knows.
 
     Raises:
         ConfigError: an override that cannot be read, or a section `method` that has not the form it needs.
@@ -46,7 +48,7 @@ def merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
     if isinstance(name, str) and OmegaConf.is_dict(section) and section.get("name", DEFAULT) != name:
         kept = common_options(dict(section), name)
         given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
-    given.merge_with_dotlist(list(overrides))
+    given.merge_with_dotlist(_without_options_of_another_method(overrides, name))
     _require_form(OmegaConf.select(given, "method"))
     return given
 
@@ -58,6 +60,17 @@ def _require_readable(override: str) -> None:
         OmegaConf.from_dotlist([override])
     except Exception as error:  # as in read_yaml
         raise ConfigError(f"{override}: the value is not readable as YAML: {' '.join(str(error).split())}") from error
+
+
+def _without_options_of_another_method(overrides: Sequence[str], name: object) -> list[str]:
+    """Overrides without options, given before the last `method.name=NAME`, that this method does not know."""
+    keys = [override.partition("=")[0] for override in overrides]
+    last = max((number for number, key in enumerate(keys) if key == "method.name"), default=0)
+    return [
+        override
+        for number, (override, key) in enumerate(zip(overrides, keys, strict=True))
+        if number > last or not key.startswith("method.") or not is_foreign(key.split(".")[1], str(name))
+    ]
 
 
 def _require_form(section: Any) -> None:

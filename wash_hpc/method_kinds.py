@@ -58,10 +58,14 @@ def kind_of(name: str) -> Kind:
     return KINDS.get(name, Kind())
 
 
+def is_foreign(option: str, name: str) -> bool:
+    """Whether a key of the section `method` means nothing to the method of this name."""
+    return name in KINDS and option not in {"name", "then", *KINDS[name].options}
+
+
 def without_foreign_options(section: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A section `method` without the options that the method of this name does not know."""
-    known = {"name", "then", *kind_of(name).options}
-    return {key: value for key, value in section.items() if name not in KINDS or key in known}
+    return {key: value for key, value in section.items() if not is_foreign(key, name)}
 
 
 def common_options(section: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -83,13 +87,10 @@ def check_options(method: SingleMethodConfig, where: str) -> None:
     Raises:
         ConfigError: naming the key, and those that the method knows.
     """
-    if method.name not in KINDS:
-        return
-    known = {"name", "then", *kind_of(method.name).options}
     for key in fields(method):
         value = getattr(method, key.name)
         is_default = value == key.default or (key.name == "every" and value == kind_of(method.name).every)
-        if key.name not in known and not is_default:
+        if is_foreign(key.name, method.name) and not is_default:
             options = ", ".join(kind_of(method.name).options) or "none"
             raise ConfigError(
                 f"{where}.{key.name}={value}: {where}.name={method.name} does not know this option; it knows {options}"

@@ -172,7 +172,7 @@ def test_the_options_that_methods_know_are_keys_of_the_configuration():
 def test_another_method_forgets_the_window_and_the_options_that_it_does_not_know(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("method: {name: wash, p: 0.5, layer: module, every: 3, start: 7, stop: 9, then: [{name: papa}]}\n")
-    papa = load_config(file, ["method.alpha=0.9", "method.name=papa"]).method
+    papa = load_config(file, ["method.alpha=0.9", "method.p=0.3", "method.name=papa"]).method
     assert papa == load_config(None, ["method.name=papa", "method.alpha=0.9"]).method
     sparta = load_config(file, ["method.every=2", "method.name=sparta"]).method
     assert (sparta.p, sparta.every, sparta.start, sparta.stop) == (0.5, 2, 0, None)
