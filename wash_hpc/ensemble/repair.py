@@ -5,12 +5,13 @@ channel behind every hidden convolution and linear layer, absorbed by the layer'
 repaired network has the architecture and the state-dict keys of its members. Owns the statistics, which are sums over
 images, and the map; communicates nothing.
 
-Behind a layer that batch normalisation follows, the map changes nothing but statistics, which are then measured anew:
-for such networks REPAIR comes to recomputing them.
+Batch normalisation directly behind a layer undoes any such map, whose scale would still change how the layer trains on:
+such layers are left alone. Where all are followed by it, REPAIR is recomputing the statistics.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class Channels:
     """What goes out of the hidden layers of one network, layer after layer; C channels in all.
 
     Attributes:
-        mean: [C] float64, of each channel over images and places; NaN where the network does not call the layer.
+        mean: [C] float64, of each channel over images and places; NaN where the network does not call the layer, or
+            gives its output to batch normalisation.
         std: [C] float64, likewise.
     """
 
@@ -107,7 +109,9 @@ def num_hidden_channels(model: nn.Module) -> int:
 
 
 class _Tally:
-    """Sums over the outputs of some layers: for each layer the values a channel, then sums, then sums of squares.
+    """Sums over the outputs of some layers.
+
+    Of each layer: values a channel, whether batch normalisation took them, sums a channel, sums of squares.
 
     Args:
         layers: those watched.
@@ -118,13 +122,14 @@ class _Tally:
         self._layers = layers
         self._goals = [None] * len(layers) if goal is None else _by_layer(layers, goal)
         self._totals = [
-            torch.zeros(1 + 2 * _num_channels(layer), dtype=torch.float64, device=layer.weight.device)
+            torch.zeros(2 + 2 * _num_channels(layer), dtype=torch.float64, device=layer.weight.device)
             for layer in layers
         ]
+        self._outputs: dict[int, weakref.ref[Tensor]] = {}  # by layer, the last one
 
     def watch(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """Take in this rank's images."""
-        with torch.no_grad(), self._hooked():
+        with torch.no_grad(), self._hooked(model):
             for images in batches:
                 if len(images) > 1:
                     model(images)
@@ -136,19 +141,27 @@ class _Tally:
         summed = sum_over_ranks(torch.cat(self._totals))
         means, stds = [], []
         for total in torch.split(summed, [len(total) for total in self._totals]):
-            mean, square = (total[1:] / total[0]).chunk(2)
+            num_values = torch.where(total[1] > 0, torch.nan, total[0])
+            mean, square = (total[2:] / num_values).chunk(2)
             means.append(mean)
             stds.append((square - mean.square()).clamp(min=0).sqrt())
         return Channels(torch.cat(means), torch.cat(stds))
 
     @contextmanager
-    def _hooked(self) -> Iterator[None]:
+    def _hooked(self, model: nn.Module) -> Iterator[None]:
         handles = [layer.register_forward_hook(self._hook(number)) for number, layer in enumerate(self._layers)]
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        handles += [norm.register_forward_pre_hook(self._see_normalised) for norm in norms]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _see_normalised(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for number, output in self._outputs.items():
+            if output() is inputs[0]:
+                self._totals[number][1] += 1
 
     def _hook(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         total, goal = self._totals[number], self._goals[number]
@@ -158,8 +171,10 @@ class _Tally:
             others = [other for other in range(output.dim()) if other != axis]
             variance, mean = (part.double() for part in torch.var_mean(output, others, correction=0))
             num_values = output.numel() // len(mean)
-            total.add_(torch.cat([mean.new_ones(1), mean, variance + mean.square()]), alpha=num_values)
+            sums = torch.cat([mean.new_tensor([1.0, 0.0]), mean, variance + mean.square()])
+            total.add_(sums, alpha=num_values)
             if goal is None:
+                self._outputs[number] = weakref.ref(output)
                 return output
             scale, shift = _correction(Channels(mean, variance.sqrt()), goal)
             shape = [-1 if other == axis else 1 for other in range(output.dim())]
