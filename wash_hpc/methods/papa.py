@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wash_hpc.ensemble.flat import get_statistics, set_statistics
-from wash_hpc.member import relative_learning_rate
+from wash_hpc.member import average_statistics, relative_learning_rate
 from wash_hpc.methods import Method
 from wash_hpc.methods.averaging import pull
 
@@ -18,13 +18,14 @@ class Papa(Method):
     """
 
     def after_step(self, step: int) -> None:
-        """See `Method.after_step`; two means over members when it is due."""
+        """See `Method.after_step`; a mean over the member and two over members when it is due."""
         if not self.is_due(step):
             return
         model = self.context.model
         # By the rate of the step to come: the paper's code averages after the schedule's step.
         relative = relative_learning_rate(self.context.config.optimizer, step, self.context.num_steps)
         share = (1 - self.config.alpha) * relative
+        average_statistics(model, self.context.reducer)
         statistics = get_statistics(model)
         mean, mean_statistics = self.mean_over_members(self.flat.values), self.mean_over_members(statistics)
         pull(self.flat.values, mean, share)

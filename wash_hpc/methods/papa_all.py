@@ -10,6 +10,7 @@ from torch import Tensor
 from wash_hpc.data.source import Shard
 from wash_hpc.ensemble.flat import get_statistics, set_statistics
 from wash_hpc.ensemble.repair import Channels, measure_channels, repair
+from wash_hpc.member import average_statistics
 from wash_hpc.methods import Method
 from wash_hpc.parallel.reducer import Scope
 
@@ -18,18 +19,19 @@ class PapaAll(Method):
     """At the end of every `method.every`-th epoch (5, for ImageNet 1), never the last, all members <- mean.
 
     With `method.repair` the mean's channels then get the mean and spread that they have in the members (REPAIR,
-    arXiv 2211.08403), measured on training images; of a network with batch normalisation that comes to statistics
-    measured anew. The optimizer's state is left alone.
+    arXiv 2211.08403), measured on training images; where batch normalisation follows, statistics are measured anew. The
+    optimizer's state is left alone.
 
     Cost: 2 (N-1)/N (d + s + 3 c) scalars a member each time, for d parameters, s numbers of statistics and, with
     REPAIR, three numbers of each of c channels; papers count d. Sums over images for REPAIR are not counted.
     """
 
     def after_step(self, step: int) -> None:
-        """See `Method.after_step`; means over members when it is due, and with REPAIR sums over the world."""
+        """See `Method.after_step`; means over the member and over members when due, with REPAIR sums over the world."""
         if not self.is_due(step):
             return
         model = self.context.model
+        average_statistics(model, self.context.reducer)
         mean, statistics = self.mean_over_members(self.flat.values), self.mean_over_members(get_statistics(model))
         goal = self._mean_of_channels() if self.config.repair else None
         self.flat.values.copy_(mean)
