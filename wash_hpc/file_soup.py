@@ -45,8 +45,8 @@ def make_file_soup(paths: Sequence[Path], output: Path) -> str:
 def average(files: Sequence[StateDictFile], key: str) -> Tensor:
     """The mean of one tensor of all files, summed in float64, in the files' own dtype.
 
-    Integers have no mean: they must be equal, and of scalars, which count something (num_batches_tracked), the largest
-    is taken.
+    Values that are not finite have no mean, unless the tensor is the same in all files. Integers have none either: they
+    must be equal, and of scalars, which count something (num_batches_tracked), the largest is taken.
 
     Raises:
         WeightsError: values that are not finite, or integers that differ.
@@ -58,6 +58,8 @@ def average(files: Sequence[StateDictFile], key: str) -> Tensor:
     for file in files[1:]:
         total += file.read(key)
     if not bool(total.isfinite().all()):
+        if all(torch.equal(file.read(key), first) for file in files[1:]):
+            return first  # a constant, as the -inf of a mask
         raise _not_finite(files, key)
     return (total / len(files)).to(first.dtype)
 

@@ -198,6 +198,13 @@ def with_change(key: str, tensor: Tensor | None) -> dict[str, Tensor]:
     return tensors
 
 
+def test_a_constant_with_infinities_that_all_files_share_is_written_as_it_is(tmp_path):
+    mask = torch.full((3, 3), float("-inf")).triu(1)
+    paths = [write(tmp_path / f"{seed}.pt", state(seed) | {"mask": mask}) for seed in (1, 2, 3)]
+    make_file_soup(paths, tmp_path / "soup.safetensors")
+    assert torch.equal(load_file(tmp_path / "soup.safetensors")["mask"], mask)
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
@@ -252,7 +259,10 @@ def test_integers_that_differ_are_refused_unless_they_count(tmp_path):
 
 
 def test_a_sum_too_large_for_float64_is_refused(tmp_path):
-    paths = [write(tmp_path / f"{i}.pt", {"weight": torch.tensor([1.5e308], dtype=torch.float64)}) for i in range(2)]
+    paths = [
+        write(tmp_path / f"{i}.pt", {"weight": torch.tensor([(1.5 + i / 10) * 1e308], dtype=torch.float64)})
+        for i in range(2)
+    ]
     assert "weight: the sum of all files is too large for float64" in refusal(tmp_path, *paths)
 
 
