@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wash_hpc.ensemble.scores import (
+    NO_SCORES,
     NUM_BINS,
     RunningEnsemble,
     Scores,
@@ -108,6 +109,8 @@ def test_the_metric_of_images_is_accuracy_and_of_text_perplexity_and_better_has_
     assert (good.by("accuracy"), good.by("perplexity")) == (0.9, math.exp(0.2))
     assert good.merit("accuracy") > bad.merit("accuracy")
     assert good.merit("perplexity") < bad.merit("perplexity")
+    assert max([NO_SCORES, bad, good], key=lambda it: it.merit("perplexity")) == bad
+    assert max([NO_SCORES, bad, good], key=lambda it: it.merit("accuracy")) == good
     assert mean_scores([good, bad]) == Scores(*np.mean([[0.9, 1.0, 0.2, 0.0], [0.8, 1.0, 0.1, 0.0]], axis=0))
 
 

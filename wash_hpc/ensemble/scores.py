@@ -50,8 +50,9 @@ class Scores:
         return self.accuracy if metric == "accuracy" else self.perplexity
 
     def merit(self, metric: Metric) -> float:
-        """What is compared to find the best; higher is better."""
-        return self.accuracy if metric == "accuracy" else -self.nll
+        """What is compared to find the best; higher is better, and what could not be judged is the worst."""
+        merit = self.accuracy if metric == "accuracy" else -self.nll
+        return -math.inf if math.isnan(merit) else merit
 
 
 class RunningEnsemble:
