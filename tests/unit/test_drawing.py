@@ -15,7 +15,7 @@ from wash_hpc.config import MethodConfig
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.member import learning_rate
 from wash_hpc.methods.drawing import make_drawer, mean_p_factor, p_factor, warn_of_no_effect
-from wash_hpc.methods.due import counted_in_steps, due_steps, is_due
+from wash_hpc.methods.due import counted_in_steps, due_steps, is_due, warn_never_due
 from wash_hpc.models import build_model
 from wash_hpc.shuffle.draw import Drawer
 
@@ -23,7 +23,8 @@ from wash_hpc.shuffle.draw import Drawer
 def warning(num_steps: int, num_members: int, *overrides: str, nodes: tuple[int, ...] = ()) -> str:
     config = tiny_config("method.schedule=constant", *overrides)
     flat = Flat(build_model("mlp", (3, 8, 8), 4, 1))
-    return warn_of_no_effect(config, make_drawer(config, flat, num_members, nodes), num_steps)
+    drawer = make_drawer(config, flat, num_members, nodes)
+    return warn_never_due(config.method, num_steps, 4) or warn_of_no_effect(config, drawer, num_steps)
 
 
 @given(st.integers(1, 9), st.integers(0, 40), st.one_of(st.none(), st.integers(0, 40)), st.integers(0, 60))
@@ -59,7 +60,6 @@ def test_members_that_never_meet_are_warned_of():
 def test_what_is_meant_is_not_warned_of(overrides):
     assert warning(8, 3, *overrides) == ""
     assert warning(8, 1, *overrides) == ""
-    assert warning(8, 1, "method.start=8") == ""
 
 
 def factors(kind: str, *overrides: str, num_steps: int = 100) -> list[float]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
-from tests.support import tiny_config
+from tests.support import method_context, tiny_config
 from wash_hpc.config import Config
+from wash_hpc.ensemble.flat import Flat
 from wash_hpc.errors import ConfigError
 from wash_hpc.method_kinds import KINDS
-from wash_hpc.methods import _MODULES, Method, each_method, method_names, register, require_methods
+from wash_hpc.methods import _MODULES, Method, each_method, make_method, method_names, register, require_methods
+from wash_hpc.models import build_model
 
 
 def test_every_method_that_the_configuration_knows_has_a_class_and_the_other_way_round():
@@ -27,6 +32,34 @@ def test_each_method_of_a_combination_gets_its_own_options_and_no_others():
 def test_a_name_that_is_no_method_is_refused_wherever_it_stands():
     with pytest.raises(ConfigError, match=r"method\.then\[1\]\.name=papaall: .*did you mean papa_all"):
         require_methods(tiny_config("method.then=[{name: papa}, {name: papaall}]"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("local_sgd", [], "method.name=local_sgd, start=0, stop=null, every=100: no exchange is due in the 8 steps"),
+        ("papa", ["method.start=8"], "start=8, stop=null, every=10: no exchange is due in the 8 steps"),
+        ("papa_all", [], "every=5 epochs of 4 steps, not after the last step: no exchange is due in the 8 steps"),
+        ("papa_all", ["method.every=1"], ""),
+        ("papa_all", ["method.every=2"], "every=2 epochs of 4 steps"),
+        ("sparta", ["method.p=1e-7"], "method.p=1e-07: .* values are expected to be picked in the whole run"),
+        ("sparta", ["method.p=1e-7", "method.draw=partitioned"], ""),
+        ("sparta", ["method.p=0"], ""),
+        ("independent", [], ""),
+    ],
+)
+@pytest.mark.parametrize("num_members", [1, 3])
+def test_members_that_will_train_independently_are_warned_of_unless_it_is_meant(num_members, name, options, says):
+    config = tiny_config(f"method.name={name}", *options)
+    world = SimpleNamespace(layout=SimpleNamespace(num_members=num_members, size=num_members, replica=0))
+    model = build_model("mlp", (3, 8, 8), 4, 1)
+    warnings = make_method(method_context(config, world, Flat(model), model=model)).warn(8)
+    if not says or num_members == 1:
+        assert warnings == []
+    else:
+        (warning,) = warnings
+        assert re.search(says, warning)
+        assert "train independently" in warning
 
 
 def test_a_name_that_is_taken_cannot_be_registered():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.method_kinds import KINDS, Kind
-from wash_hpc.methods.due import counted_in_steps, is_due
+from wash_hpc.methods.due import counted_in_steps, is_due, warn_never_due
 
 if TYPE_CHECKING:
     from wash_hpc.data.source import Source
@@ -106,7 +106,10 @@ class Method(ABC):
 
     def warn(self, num_steps: int) -> list[str]:
         """What the user is to be warned of in a run of so many steps, a sentence each; local."""
-        return []
+        if self.context.world.layout.num_members == 1:
+            return []
+        never = warn_never_due(self.context.config.method, num_steps, self.context.steps_per_epoch)
+        return [never] if never else []
 
     def finish(self) -> None:
         """Do what is still under way after the last step, and end what runs in the background.

@@ -53,24 +53,19 @@ def nodes_of_members(config: Config, world: World) -> tuple[int, ...]:
 
 
 def warn_of_no_effect(config: Config, drawer: Drawer, num_steps: int) -> str:
-    """A sentence where a run that is to shuffle will hardly do so, as by too small a p; empty where it will.
+    """A sentence where the exchanges that are due will hardly move a value, as by too small a p; empty where they will.
 
     A probability of zero and a single member are meant: they need no warning.
 
     Args:
         config: of the run.
-        drawer: of `make_drawer`.
+        drawer: what is drawn from.
         num_steps: of the whole run.
     """
     method = config.method
     if method.p == 0 or drawer.num_members == 1:
         return ""
     due = due_steps(method, num_steps)
-    if not due:
-        keys = (
-            f"method.start={method.start}, stop={'null' if method.stop is None else method.stop}, every={method.every}"
-        )
-        return f"{keys}: no exchange is due in the {num_steps} steps of the run: the members train independently"
     if not any(drawer.topology.groups(step) for step in due[: drawer.topology.period]):
         keys = f"method.topology={method.topology}, node_ratio={method.node_ratio}"
         return f"{keys}: no two members meet in the {len(due)} exchanges of the run: they train independently"

@@ -28,3 +28,22 @@ def counted_in_steps(config: SingleMethodConfig, num_steps: int, steps_per_epoch
         return config
     last = num_steps - 1 if config.stop is None else min(config.stop, num_steps - 1)
     return replace(config, every=config.every * steps_per_epoch, stop=max(last, config.start))
+
+
+def warn_never_due(config: SingleMethodConfig, num_steps: int, steps_per_epoch: int) -> str:
+    """A sentence where a method that members meet by is due in no step of the run; empty where it is.
+
+    Args:
+        config: of the method, as given.
+        num_steps: of the whole run.
+        steps_per_epoch: of a pass over the training set.
+    """
+    kind = kind_of(config.name)
+    if "every" not in kind.options or due_steps(counted_in_steps(config, num_steps, steps_per_epoch), num_steps):
+        return ""
+    stop = "null" if config.stop is None else config.stop
+    epochs = f" epochs of {steps_per_epoch} steps, not after the last step" if kind.in_epochs else ""
+    return (
+        f"method.name={config.name}, start={config.start}, stop={stop}, every={config.every}{epochs}: no exchange is "
+        f"due in the {num_steps} steps of the run: the members train independently"
+    )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from wash_hpc.methods import Context, Method
-from wash_hpc.methods.drawing import p_factor
+from wash_hpc.methods.drawing import p_factor, warn_of_no_effect
 from wash_hpc.shuffle.ahead import Ahead
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.partition import Partition
@@ -42,6 +42,11 @@ class Sparta(Method):
             self.flat.values.index_copy_(0, positions, mean)
         if self.is_due(step + self.config.every):
             self._ahead.start(step + self.config.every)
+
+    def warn(self, num_steps: int) -> list[str]:
+        """See `Method.warn`: also of a p by which next to nothing is averaged."""
+        little = warn_of_no_effect(self.context.config, self._drawer, num_steps) if self._partition is None else ""
+        return super().warn(num_steps) or ([little] if little else [])
 
     def finish(self) -> None:
         """See `Method.finish`."""

@@ -63,9 +63,9 @@ class Wash(Method):
         self._num_exchanges = 0
 
     def warn(self, num_steps: int) -> list[str]:
-        """See `Method.warn`: a configuration by which next to nothing is shuffled."""
-        warning = warn_of_no_effect(self.context.config, self._drawer, num_steps)
-        return [warning] if warning else []
+        """See `Method.warn`: also of a configuration by which next to nothing is shuffled."""
+        little = warn_of_no_effect(self.context.config, self._drawer, num_steps)
+        return super().warn(num_steps) or ([little] if little else [])
 
     def after_step(self, step: int) -> None:
         """See `Method.after_step`; one Alltoallv over `exchange_comm` when an exchange is due.
