@@ -10,7 +10,6 @@ from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard, steps_per_epoch
 from wash_hpc.member import Member
-from wash_hpc.methods import each_method
 from wash_hpc.methods.reference import make_twins
 from wash_hpc.train import count_steps, make_initial_model
 
@@ -28,7 +27,7 @@ def train_serially(config: Config, num_members: int) -> list[Member]:
         members.append(Member(model, config, number, 0, num_steps, AloneReducer()))
         batches = source.train(number, Shard(), config.data.batch_size, 0)
         streams.append(regularize(batches, config, number, Shard(), 0, source.num_classes))
-    twins = [twin for one in each_method(config) for twin in make_twins(one, members, source, num_steps, per_epoch)]
+    twins = make_twins(config, members, source, num_steps, per_epoch)
     for step in range(num_steps):
         for member, stream in zip(members, streams, strict=True):
             member.step(next(stream), step)

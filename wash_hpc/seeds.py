@@ -16,7 +16,7 @@ import numpy as np
 class Stream(IntEnum):
     """What the numbers are for; streams of one seed are independent of each other."""
 
-    SHUFFLE = 0  # counters: step
+    SHUFFLE = 0  # counters: step, 0 for the positions and 1 for the permutations, number of the method in the run
     WEIGHTS = 1  # counters: member
     ORDER = 2  # counters: member, epoch
     AUGMENT = 3  # counters: member, step
@@ -27,7 +27,7 @@ class Stream(IntEnum):
     COMBINATION = 8  # none
     REGULARIZE = 9  # counters: member, step
     LANDSCAPE = 10  # counters: 0 for the images, 1 for the first vector of an iteration
-    PARTITION = 11  # counters: round
+    PARTITION = 11  # counters: round, number of the method in the run
 
 
 def generator(seed: int, stream: Stream, *counters: int) -> np.random.Generator:

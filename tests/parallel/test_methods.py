@@ -48,6 +48,11 @@ METHODS = {
     "diloco": (["method.name=diloco", "method.every=2"], False),
     "diloco_late": (["method.name=diloco", "method.every=2", "method.start=3", "method.outer_momentum=0"], False),
     "wash_then_papa": (["method.p=0.3", "method.stop=4", "method.then=[{name: papa, start: 4, every: 2}]"], False),
+    "wash_twice": (["method.p=0.3", "method.then=[{name: wash, p: 0.1, schedule: constant}]"], True),
+    "wash_and_sparta": (
+        ["method.p=0.3", "method.then=[{name: sparta, p: 0.1}, {name: sparta, p: 0.3, draw: partitioned}]"],
+        False,
+    ),
     "sparta_and_diloco": (["method.name=sparta", "method.p=0.1", "method.then=[{name: diloco, every: 4}]"], False),
 }
 
@@ -159,7 +164,8 @@ def test_replicas_of_a_member_stay_equal_bit_for_bit_under_every_method(mpi_rank
             member.step(batch, step)
             method.after_step(step + 1)
         method.finish()
-        digests = comm.allgather((layout.member, member.flat.rows.numpy().tobytes()))
+        kept = [member.flat.rows, *([get_statistics(model)] if name == "papa" else [])]  # which acts on both, last
+        digests = comm.allgather((layout.member, [tensor.numpy().tobytes() for tensor in kept]))
         assert all(raw == digests[comm.rank][1] for number, raw in digests if number == layout.member), name
     reducer.close()
 

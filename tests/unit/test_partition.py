@@ -34,13 +34,14 @@ def test_p_gives_the_number_of_parts_and_never_more_than_there_are_positions():
 
 def test_rounds_and_seeds_differ_and_parts_are_spread_evenly_over_all_positions():
     size = 100_000
-    first, second, other = (
+    first, second, other, of_another_method = (
         Partition(1, size, 0.01).pick(0),
         Partition(1, size, 0.01).pick(100),
         Partition(2, size, 0.01).pick(0),
+        Partition(1, size, 0.01, number=1).pick(0),
     )
-    assert len(np.intersect1d(first, second)) < 40  # ten are expected
-    assert len(np.intersect1d(first, other)) < 40
+    for part in (second, other, of_another_method):
+        assert len(np.intersect1d(first, part)) < 40  # ten are expected
     for part in (first, second, other):
         counts = np.histogram(part, bins=20, range=(0, size))[0]  # 50 are expected in each
         assert ((counts - 50) ** 2 / 50).sum() < 50  # chi-square of 19 degrees of freedom: one in 10,000

@@ -57,6 +57,15 @@ def test_draw_is_a_function_of_seed_and_step_alone():
     assert not equal(first.draw(5), Drawer(8, 4, [1000, 2000], np.array([0.1, 0.2])).draw(5))
 
 
+def test_methods_of_one_run_draw_independently_of_each_other():
+    first, second = (Drawer(7, 4, [20_000], np.array([0.1]), number=number) for number in (0, 1))
+    common = np.intersect1d(first.pick(5), second.scaled(0.5).pick(5))
+    assert len(common) == pytest.approx(20_000 * 0.1 * 0.05, abs=4 * 10)
+    assert equal(second.draw(5), Drawer(7, 4, [20_000], np.array([0.1]), number=1).draw(5))
+    half = first.scaled(0.5).draw(5)
+    assert equal(half, Drawer(7, 4, [20_000], np.array([0.05])).draw(5))
+
+
 def test_number_drawn_in_each_layer_has_the_mean_and_variance_of_a_binomial():
     sizes, p = np.array([2000, 500, 4000]), np.array([0.3, 0.05, 0.9])
     drawer = Drawer(0, 2, sizes, p)

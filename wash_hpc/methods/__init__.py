@@ -37,6 +37,7 @@ class Context:
         source: the images.
         num_steps: of the whole run.
         steps_per_epoch: of a pass over the training set.
+        number: which of the run's methods it is, from 0; random numbers of two are independent.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Context:
     source: Source
     num_steps: int
     steps_per_epoch: int
+    number: int = 0
 
 
 class Method(ABC):
@@ -191,7 +193,10 @@ def each_method(config: Config) -> list[Config]:
 
 def make_method(context: Context) -> Method:
     """The method of a configuration, and those of `method.then`, for this rank's member. Collective over the world."""
-    made = [_class_of(one.method.name)(replace(context, config=one)) for one in each_method(context.config)]
+    made = [
+        _class_of(one.method.name)(replace(context, config=one, number=number))
+        for number, one in enumerate(each_method(context.config))
+    ]
     if len(made) == 1:
         return made[0]
     from wash_hpc.methods.chain import Chain

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wash_hpc.parallel.world import World
 
 
-def make_drawer(config: Config, flat: Flat, num_members: int, nodes: tuple[int, ...] = ()) -> Drawer:
+def make_drawer(config: Config, flat: Flat, num_members: int, nodes: tuple[int, ...] = (), number: int = 0) -> Drawer:
     """The drawer that a configuration describes for a model's layers.
 
     Args:
@@ -27,6 +27,7 @@ def make_drawer(config: Config, flat: Flat, num_members: int, nodes: tuple[int, 
         flat: a member's parameters; only their layers are looked at.
         num_members: M.
         nodes: [M] the node of each member, for the topology `node`.
+        number: which of the run's methods draws.
     """
     method = config.method
     layers = merge_layers(flat.layers, method.layer)
@@ -36,6 +37,7 @@ def make_drawer(config: Config, flat: Flat, num_members: int, nodes: tuple[int, 
         layer_sizes=[layer.size for layer in layers],
         probabilities=layer_probabilities(method.schedule, method.p, len(layers)),
         permutation=method.permutation,
+        number=number,
     )
 
 

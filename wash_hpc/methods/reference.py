@@ -18,6 +18,7 @@ from wash_hpc.data.source import Shard, Source
 from wash_hpc.ensemble.flat import get_statistics, set_statistics
 from wash_hpc.ensemble.repair import mean_of_channels, measure_channels, repair
 from wash_hpc.member import Member, relative_learning_rate
+from wash_hpc.methods import each_method
 from wash_hpc.methods.drawing import make_drawer, p_factor
 from wash_hpc.methods.due import is_due
 from wash_hpc.shuffle.draw import Drawer
@@ -29,18 +30,28 @@ Twin = Callable[[Members, int], None]
 
 
 def make_twins(config: Config, members: Members, source: Source, num_steps: int, steps_per_epoch: int) -> list[Twin]:
-    """A twin for each of a configuration's methods, to be called one after the other.
+    """A twin for each of a configuration's methods that does anything, to be called one after the other.
 
     Args:
-        config: with one method; several are several configurations (`methods.each_method`).
+        config: of the run.
         members: all of them, with their initial weights.
         source: the images, for REPAIR.
         num_steps: of the whole run.
         steps_per_epoch: of a pass over the training set.
     """
+    twins = [
+        _make_twin(one, members, source, num_steps, steps_per_epoch, number)
+        for number, one in enumerate(each_method(config))
+    ]
+    return [twin for twin in twins if twin is not None]
+
+
+def _make_twin(
+    config: Config, members: Members, source: Source, num_steps: int, steps_per_epoch: int, number: int
+) -> Twin | None:
     method = config.method
     if method.name in {"independent", "data_parallel"} or (len(members) == 1 and method.name != "diloco"):
-        return []
+        return None
     every = method.every * steps_per_epoch
     due = set(range(every, num_steps, every))
     if method.name != "papa_all":
@@ -48,15 +59,15 @@ def make_twins(config: Config, members: Members, source: Source, num_steps: int,
     if method.name == "diloco":
         due.add(method.start)
     twins: dict[str, Callable[[], Twin]] = {
-        "wash": lambda: _wash(config, members, num_steps),
+        "wash": lambda: _wash(config, members, num_steps, number),
         "papa": lambda: _papa(config, num_steps),
         "papa_all": lambda: _papa_all(config, source),
-        "sparta": lambda: _sparta(config, members, num_steps),
+        "sparta": lambda: _sparta(config, members, num_steps, number),
         "local_sgd": lambda: _local_sgd,
         "diloco": lambda: _diloco(config, members),
     }
     twin = twins[method.name]()
-    return [lambda members, step: twin(members, step) if step in due else None]
+    return lambda members, step: twin(members, step) if step in due else None
 
 
 def mean_of(tensors: Sequence[Tensor]) -> Tensor:
@@ -67,8 +78,8 @@ def mean_of(tensors: Sequence[Tensor]) -> Tensor:
     return total / len(tensors)
 
 
-def _wash(config: Config, members: Members, num_steps: int) -> Twin:
-    drawer = make_drawer(config, members[0].flat, len(members))
+def _wash(config: Config, members: Members, num_steps: int, number: int) -> Twin:
+    drawer = make_drawer(config, members[0].flat, len(members), number=number)
 
     def shuffle(members: Members, step: int) -> None:
         draw = draw_slowly(drawer.scaled(p_factor(config, step, num_steps)), step)
@@ -113,15 +124,15 @@ def _papa_all(config: Config, source: Source) -> Twin:
     return merge
 
 
-def _sparta(config: Config, members: Members, num_steps: int) -> Twin:
+def _sparta(config: Config, members: Members, num_steps: int, number: int) -> Twin:
     seed, size, method = config.run.seed, members[0].flat.values.numel(), config.method
     # One layer, whose probability is p: as Drawer's, one parameter at a time.
-    drawer = Drawer(seed, len(members), [size], np.array([method.p]))
+    drawer = Drawer(seed, len(members), [size], np.array([method.p]), number=number)
 
     def average_some(members: Members, step: int) -> None:
         if method.draw == "partitioned":
-            number = (step - method.start) // method.every - 1
-            positions = partition_slowly(Partition(seed, size, method.p), number)
+            partition = Partition(seed, size, method.p, number)
+            positions = partition_slowly(partition, (step - method.start) // method.every - 1)
         else:
             positions = draw_slowly(drawer.scaled(p_factor(config, step, num_steps)), step).positions.tolist()
         for position in positions:

@@ -27,9 +27,10 @@ class Sparta(Method):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        seed, size = context.config.run.seed, self.flat.values.numel()
-        self._drawer = Drawer(seed, context.world.layout.num_members, [size], np.array([self.config.p]))
-        self._partition = Partition(seed, size, self.config.p) if self.config.draw == "partitioned" else None
+        seed, number, size = context.config.run.seed, context.number, self.flat.values.numel()
+        num_members, p = context.world.layout.num_members, self.config.p
+        self._drawer = Drawer(seed, num_members, [size], np.array([p]), number=number)
+        self._partition = Partition(seed, size, p, number) if self.config.draw == "partitioned" else None
         self._ahead = Ahead(self._pick)
 
     def after_step(self, step: int) -> None:

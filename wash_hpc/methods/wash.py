@@ -35,7 +35,8 @@ class Wash(Method):
         super().__init__(context)
         config, flat, world = context.config, context.flat, context.world
         self._world = world
-        self._drawer = make_drawer(config, flat, world.layout.num_members, nodes_of_members(config, world))
+        nodes = nodes_of_members(config, world)
+        self._drawer = make_drawer(config, flat, world.layout.num_members, nodes, context.number)
         self._num_rows = len(flat.rows) if config.method.optimizer_state else 1
         self._row_size = flat.values.numel()
         moved = self._drawer.most_expected_moved * self._num_rows

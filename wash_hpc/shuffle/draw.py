@@ -63,6 +63,7 @@ class Drawer:
         probabilities: [L] probability of each layer, in [0, 1].
         permutation: `uniform` over all permutations of a group, or `cyclic`: a rotation of the group by at least one
             place, so that every picked value moves.
+        number: which of the run's methods draws: each has random numbers of its own.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class Drawer:
         layer_sizes: Sequence[int],
         probabilities: NDArray[np.float64],
         permutation: Permutation = "uniform",
+        number: int = 0,
     ) -> None:
         self.seed = seed
+        self.number = number
         self.topology = Topology(topology) if isinstance(topology, int) else topology
         self.permutation: Permutation = permutation
         self.layer_sizes = np.asarray(layer_sizes, dtype=np.int64)
@@ -110,19 +113,18 @@ class Drawer:
         """A drawer of the same seed, layers and topology, every probability times `factor`, in [0, 1]."""
         if factor == 1.0:
             return self
-        return Drawer(
-            self.seed, self.topology, self.layer_sizes.tolist(), self.probabilities * factor, self.permutation
-        )
+        probabilities = self.probabilities * factor
+        return Drawer(self.seed, self.topology, self.layer_sizes.tolist(), probabilities, self.permutation, self.number)
 
     def pick(self, step: int) -> NDArray[np.int64]:
-        """The positions of a step alone: [K] int64, strictly increasing, a function of (seed, step)."""
-        return self._pick(generator(self.seed, Stream.SHUFFLE, step, 0))
+        """The positions of a step alone: [K] int64, strictly increasing, a function of (seed, number, step)."""
+        return self._pick(generator(self.seed, Stream.SHUFFLE, step, 0, self.number))
 
     def _moved_share(self, step: int) -> NDArray[np.float64]:
         return self.topology.moved_share(step, self.permutation == "cyclic")
 
     def draw(self, step: int, absent: Collection[int] = ()) -> Draw:
-        """The draw of a step, a function of (seed, step) alone as long as all members take part.
+        """The draw of a step, a function of (seed, number, step) alone as long as all members take part.
 
         Args:
             step: number of the update, from 1.
@@ -130,9 +132,8 @@ class Drawer:
         """
         positions = self.pick(step)
         groups = self.topology.groups(step, absent)
-        return Draw(
-            positions, self._permute(len(positions), groups, generator(self.seed, Stream.SHUFFLE, step, 1)), groups
-        )
+        random = generator(self.seed, Stream.SHUFFLE, step, 1, self.number)
+        return Draw(positions, self._permute(len(positions), groups, random), groups)
 
     def _pick(self, random: np.random.Generator) -> NDArray[np.int64]:
         points = _poisson_points(random, self.layer_ends[-1])

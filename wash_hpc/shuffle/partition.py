@@ -26,10 +26,12 @@ class Partition:
         seed: the run's.
         size: number of positions, at least 1.
         p: share of them that a step takes, in (0, 1].
+        number: which of the run's methods parts them: each has random numbers of its own.
     """
 
-    def __init__(self, seed: int, size: int, p: float) -> None:
+    def __init__(self, seed: int, size: int, p: float, number: int = 0) -> None:
         self.seed = seed
+        self.number = number
         self.size = size
         self.num_parts = min(ceil(1 / p * (1 - 1e-9)), size)
         self.half_bits = max(1, (size - 1).bit_length() + 1 >> 1)
@@ -52,8 +54,9 @@ class Partition:
         return np.sort(positions.astype(np.int64))
 
     def keys(self, turn: int) -> NDArray[np.uint64]:
-        """[NUM_ROUNDS] the keys of a round, a function of (seed, round)."""
-        return generator(self.seed, Stream.PARTITION, turn).integers(2**64, size=NUM_ROUNDS, dtype=np.uint64)
+        """[NUM_ROUNDS] the keys of a round, a function of (seed, number, round)."""
+        random = generator(self.seed, Stream.PARTITION, turn, self.number)
+        return random.integers(2**64, size=NUM_ROUNDS, dtype=np.uint64)
 
     def _permute(self, places: NDArray[np.uint64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """A bijection of the numbers of 2 `half_bits` bits."""

@@ -23,7 +23,7 @@ def draw_slowly(drawer: Drawer, step: int, absent: Collection[int] = ()) -> Draw
     Walks the clock of the Poisson process parameter by parameter and picks those in whose interval a point falls; then
     takes a permutation of each group for each picked position.
     """
-    random = generator(drawer.seed, Stream.SHUFFLE, step, 0)
+    random = generator(drawer.seed, Stream.SHUFFLE, step, 0, drawer.number)
     point = float(random.standard_exponential())
     positions = []
     for layer, size in enumerate(drawer.layer_sizes):
@@ -35,7 +35,7 @@ def draw_slowly(drawer: Drawer, step: int, absent: Collection[int] = ()) -> Draw
             if hit:
                 positions.append(position)
     groups = drawer.topology.groups(step, absent)
-    random = generator(drawer.seed, Stream.SHUFFLE, step, 1)
+    random = generator(drawer.seed, Stream.SHUFFLE, step, 1, drawer.number)
     source = np.array([[member] * len(positions) for member in range(drawer.num_members)], dtype=np.uint16)
     for group in groups:
         columns = _permutations_slowly(len(group), len(positions), drawer.permutation, random)
