@@ -109,7 +109,7 @@ class Prediction:
         draw: cost of a draw and its plan, made in the background.
         faster_draws: the same with other settings, where the draw is slow.
         memory_bytes: of one rank: parameters, gradients, optimizer state, exchange buffers, the draw and its plan, and
-            the copy that evaluation uses; without activations.
+            the copy that evaluation uses, `average.*` and what DiLoCo keeps; without activations.
         data_assumed: the data set is not there; its published size was taken.
     """
 
@@ -250,9 +250,18 @@ def predict(facts: Facts, link: Link) -> Prediction:
         ring_seconds=_ring_seconds(facts, link, traffic, batching) if shuffles else None,
         draw=draw,
         faster_draws=measure_alternatives(drawer, facts.num_rows) if draw.is_slow else {},
-        memory_bytes=round((sizes.num_rows_kept + 3) * size * item + buffers),
+        memory_bytes=round(_num_vectors(facts) * size * item + buffers),
         data_assumed=facts.data_assumed,
     )
+
+
+def _num_vectors(facts: Facts) -> int:
+    """Vectors as long as the parameters that a rank keeps, exchange buffers aside; those of float64 are two."""
+    config = facts.config
+    of_averages = (config.average.ema > 0) + 2 * (config.average.last > 0)
+    of_methods = 2 * sum(method.name == "diloco" for method in config.methods)  # anchor and outer momentum
+    gradients_and_copy = 3
+    return facts.sizes.num_rows_kept + gradients_and_copy + of_averages + of_methods
 
 
 def _ring_seconds(facts: Facts, link: Link, traffic: Traffic, batching: Batching | None) -> float | None:

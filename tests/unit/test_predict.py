@@ -51,6 +51,15 @@ def test_each_method_of_a_run_moves_optimizer_state_by_its_own_option():
     assert second.values_sent == plan("method.p=0.01", "method.stop=null").methods[0].values_sent
 
 
+def test_memory_counts_averages_over_steps_and_what_diloco_keeps():
+    plain = plan()
+    vector = 4 * plain.num_parameters
+    assert plan("average.ema=0.99").memory_bytes == plain.memory_bytes + vector
+    assert plan("average.last=2", "average.last_every=1").memory_bytes == plain.memory_bytes + 2 * vector
+    both = plan("method.name=diloco", "method.every=4").memory_bytes - plan("method.name=local_sgd").memory_bytes
+    assert both == 2 * vector
+
+
 @pytest.mark.parametrize(("cores", "num_ranks"), [(None, 4), (2, 4), (2, 16), (8, 4)])
 def test_the_fit_recovers_the_constants_that_made_the_timings(cores, num_ranks):
     link = replace(LINK, cores=cores)
