@@ -34,43 +34,54 @@ def read_yaml(file: Path) -> Any:
 
 
 def merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
-    """Overrides over what a file gives, and, where they name another method, without what only the other knows.
+    """Overrides over what a file gives, in order; each `method.name=NAME` forgets what is not meant for this method.
 
-    Of the file's method that is also when it acts. Overrides before the name keep what the named method knows.
+    What the method before it was given, in the file or behind its own name, is kept where both know it, but not when it
+    acts. What stands before the first name is meant for the named method, where that knows it.
 
     Raises:
         ConfigError: an override that cannot be read, or a section `method` that has not the form it needs.
     """
-    for override in overrides:
-        _require_readable(override)
-    name = OmegaConf.select(OmegaConf.from_dotlist(list(overrides)), "method.name")
-    section = OmegaConf.select(given, "method")
-    if isinstance(name, str) and OmegaConf.is_dict(section) and section.get("name", DEFAULT) != name:
-        kept = common_options(dict(section), name)
-        given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
-    given.merge_with_dotlist(_without_options_of_another_method(overrides, name))
+    names = [number for number, override in enumerate(overrides) if override.startswith("method.name=")]
+    begin = 0
+    for number in names:
+        if begin > 0:  # what stands between two names was meant for the first
+            given, begin = _merge(given, overrides[begin:number]), number
+        given, begin = _name_method(given, overrides[begin : number + 1]), number + 1
+    given = _merge(given, overrides[begin:])
     _require_form(OmegaConf.select(given, "method"))
     return given
 
 
-def _require_readable(override: str) -> None:
-    if "=" not in override:
-        raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
-    try:
-        OmegaConf.from_dotlist([override])
-    except Exception as error:  # as in read_yaml
-        raise ConfigError(f"{override}: the value is not readable as YAML: {' '.join(str(error).split())}") from error
-
-
-def _without_options_of_another_method(overrides: Sequence[str], name: object) -> list[str]:
-    """Overrides without options, given before the last `method.name=NAME`, that this method does not know."""
+def _name_method(given: Any, overrides: Sequence[str]) -> Any:
+    """The last override names a method; those before it that it does not know are left out."""
+    named = _merge(OmegaConf.create({}), overrides[-1:])
+    name, section = named.method.name, OmegaConf.select(given, "method")
+    if not isinstance(name, str):
+        return _merge(given, overrides)
+    if OmegaConf.is_dict(section) and section.get("name", DEFAULT) != name:
+        kept = common_options(dict(section), name)
+        given = OmegaConf.merge({key: given[key] for key in given if key != "method"}, {"method": kept})
     keys = [override.partition("=")[0] for override in overrides]
-    last = max((number for number, key in enumerate(keys) if key == "method.name"), default=0)
-    return [
+    known = [
         override
-        for number, (override, key) in enumerate(zip(overrides, keys, strict=True))
-        if number > last or not key.startswith("method.") or not is_foreign(key.split(".")[1], str(name))
+        for key, override in zip(keys, overrides, strict=True)
+        if not key.startswith("method.") or not is_foreign(key.split(".")[1], name)
     ]
+    return _merge(given, known)
+
+
+def _merge(given: Any, overrides: Sequence[str]) -> Any:
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
+        try:
+            given.merge_with_dotlist([override])
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{override}: {explain(error)}") from error
+        except Exception as error:  # PyYAML's, as in read_yaml, and of a key that is none of a list
+            raise ConfigError(f"{override}: cannot be read: {' '.join(str(error).split())}") from error
+    return given
 
 
 def _require_form(section: Any) -> None:

@@ -177,7 +177,11 @@ def test_another_method_forgets_the_window_and_the_options_that_it_does_not_know
     sparta = load_config(file, ["method.every=2", "method.name=sparta"]).method
     assert (sparta.p, sparta.every, sparta.start, sparta.stop) == (0.5, 2, 0, None)
     wash = load_config(file, ["method.name=papa", "method.name=wash", "method.p=0.2"]).method
-    assert (wash.p, wash.every, wash.start, wash.layer, wash.then[0].name) == (0.2, 3, 7, "module", "papa")
+    assert (wash.p, wash.every, wash.start, wash.layer, wash.then) == (0.2, 1, 0, "tensor", [])
+    kept = load_config(file, ["method.name=wash", "method.every=8", "run.seed=1", "method.name=wash"]).method
+    assert (kept.p, kept.every, kept.start, kept.layer, kept.then[0].name) == (0.5, 8, 7, "module", "papa")
+    scripts = ["method.name=wash", "method.every=8", "method.then=[{name: diloco, start: 400}]"]
+    assert load_config(file, [*scripts, "method.name=papa"]).method == load_config(None, ["method.name=papa"]).method
 
 
 @pytest.mark.parametrize("other", [name for name in KINDS if name != "wash"])
@@ -206,8 +210,10 @@ def test_the_configuration_of_a_run_may_hold_options_of_another_method(tmp_path)
         (["method.name={a: 1}"], "method.name=.*: expected one name"),
         (["data.mean.0=1"], "data.mean=.*: expected a list of numbers"),
         (["train.mixup.0=1"], "train.mixup: "),
-        (["run.name=[a"], r"run.name=\[a: the value is not readable as YAML"),
+        (["run.name=[a"], r"run.name=\[a: cannot be read: "),
         (["method.p.x=3"], "method.p: "),
+        (["method.then=[{name: papa}]", "method.then.x.start=3"], "method.then.x.start=3: "),
+        (["data.mean=[1,2,3]", "data.mean.x=1"], "data.mean.x=1: "),
     ],
 )
 @pytest.mark.parametrize("file", [None, "configs/digits_wash.yaml"])
