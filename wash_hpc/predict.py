@@ -222,7 +222,6 @@ def predict(facts: Facts, link: Link) -> Prediction:
     batching = advise_batching(traffic, method.every, method.p, first.num_exchanges) if shuffles else None
     draw = measure_draw(drawer, facts.num_rows) if shuffles else DrawCost()
     ring = 2 * (drawer.num_members - 1) / drawer.num_members * size * item
-    buffers = 2 * traffic.most_values * item + (bytes_of_draw(drawer, traffic.most_values) if shuffles else 0)
     every = counted_in_steps(method, sizes.num_steps, sizes.steps_per_epoch).every
     return Prediction(
         methods=costs,
@@ -250,9 +249,19 @@ def predict(facts: Facts, link: Link) -> Prediction:
         ring_seconds=_ring_seconds(facts, link, traffic, batching) if shuffles else None,
         draw=draw,
         faster_draws=measure_alternatives(drawer, facts.num_rows) if draw.is_slow else {},
-        memory_bytes=round(_num_vectors(facts) * size * item + buffers),
+        memory_bytes=round(_num_vectors(facts) * size * item + _bytes_of_buffers(facts, costs)),
         data_assumed=facts.data_assumed,
     )
+
+
+def _bytes_of_buffers(facts: Facts, costs: list[MethodCost]) -> float:
+    """Of all methods: two buffers each, three where it overlaps, and the draw and its plan of those that shuffle."""
+    total = 0.0
+    for method, cost, drawer in zip(facts.config.methods, costs, facts.drawers, strict=True):
+        values = cost.traffic.most_values
+        total += (3 if method.overlap else 2) * values * facts.sizes.item_size
+        total += bytes_of_draw(drawer, values) if cost.name == "wash" and cost.num_exchanges > 0 else 0
+    return total
 
 
 def _num_vectors(facts: Facts) -> int:

@@ -60,6 +60,15 @@ def test_memory_counts_averages_over_steps_and_what_diloco_keeps():
     assert both == 2 * vector
 
 
+def test_memory_counts_the_buffers_of_all_methods_in_any_order():
+    alone = plan("method.name=papa").memory_bytes - plan("method.name=independent").memory_bytes
+    wash, then = plan("method.stop=null"), "method.then=[{name: papa}]"
+    assert plan("method.stop=null", then).memory_bytes == wash.memory_bytes + alone
+    after_papa = plan("method.name=papa", "method.then=[{name: wash, p: 0.3}]").memory_bytes
+    assert after_papa == pytest.approx(plan("method.p=0.3", "method.stop=null", then).memory_bytes, rel=1e-3)
+    assert plan("method.stop=null", "method.overlap=true").memory_bytes > wash.memory_bytes
+
+
 @pytest.mark.parametrize(("cores", "num_ranks"), [(None, 4), (2, 4), (2, 16), (8, 4)])
 def test_the_fit_recovers_the_constants_that_made_the_timings(cores, num_ranks):
     link = replace(LINK, cores=cores)
