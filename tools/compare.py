@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -95,7 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = []
         for number, row in enumerate(rows, 1):
             print(f"\n[{number}/{len(rows)}] {row.name}", flush=True)
-            if not _train(options, folder, row):
+            try:
+                is_there = _train(options, folder, row)
+            except WashError as error:  # somebody else has trained it meanwhile
+                print(f"compare.py: {error}", file=sys.stderr)
+                is_there = False
+            if not is_there:
                 failed.append(row.name)
         if len(failed) < len(rows):
             _show(folder, [row for row in rows if row.name not in failed])
@@ -161,12 +166,15 @@ def _has_finished(run: Path, config: Config) -> bool:
     """
     if not run.exists():
         return False
-    if not (run / "config.yaml").is_file():
+    if not (run / "config.yaml").is_file() and any(run.iterdir()):
         raise WashError(f"{run}: exists and is no run (nothing was touched); choose another run.name")
     if not (run / "summary.json").is_file():
         return False
     try:
-        changes = ", ".join(changed_keys(load_run_config(run), config))
+        before = load_run_config(run)
+        # Where it lies and on what it ran: another folder's name for it, or another host, makes no other run of it.
+        config = replace(config, run=replace(config.run, dir=before.run.dir, threads=before.run.threads))
+        changes = ", ".join(changed_keys(before, replace(config, parallel=before.parallel)))
     except WashError as error:  # of another version
         changes = str(error)
     if changes:

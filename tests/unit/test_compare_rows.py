@@ -69,12 +69,16 @@ def test_a_run_that_has_finished_is_kept_whatever_its_configuration(tmp_path):
     run = tmp_path / "run"
     assert not compare._has_finished(run, config)
     run.mkdir()
+    assert not compare._has_finished(run, config)  # stopped before it wrote anything
+    (run / "photo.jpg").touch()
     with pytest.raises(WashError, match="exists and is no run"):
         compare._has_finished(run, config)
     (run / "config.yaml").write_text(dump_config(config))
     assert not compare._has_finished(run, config)
     (run / "summary.json").write_text("{}")
     assert compare._has_finished(run, config)
+    elsewhere = ["train.steps=5", "run.threads=7", "run.dir=/elsewhere", "parallel.device=cpu"]
+    assert compare._has_finished(run, load_config(CONFIGS[0], elsewhere))
     other = load_config(CONFIGS[0], ["train.steps=6", "log.every_steps=1"])
     with pytest.raises(WashError, match=r"another configuration .*train.steps: 5 -> 6\. .*run.name=look"):
         compare._has_finished(run, other)
