@@ -111,6 +111,8 @@ def test_the_metric_of_images_is_accuracy_and_of_text_perplexity_and_better_has_
     assert good.merit("perplexity") < bad.merit("perplexity")
     assert max([NO_SCORES, bad, good], key=lambda it: it.merit("perplexity")) == bad
     assert max([NO_SCORES, bad, good], key=lambda it: it.merit("accuracy")) == good
+    overflows = Scores(0.95, 1.0, math.nan, 0.0)  # on one image
+    assert max([overflows, bad, good], key=lambda it: it.merit("accuracy")) == good
     assert mean_scores([good, bad]) == Scores(*np.mean([[0.9, 1.0, 0.2, 0.0], [0.8, 1.0, 0.1, 0.0]], axis=0))
 
 

@@ -52,7 +52,7 @@ class Scores:
     def merit(self, metric: Metric) -> float:
         """What is compared to find the best; higher is better, and what could not be judged is the worst."""
         merit = self.accuracy if metric == "accuracy" else -self.nll
-        return -math.inf if math.isnan(merit) else merit
+        return -math.inf if math.isnan(merit) or math.isnan(self.nll) else merit
 
 
 class RunningEnsemble:
