@@ -45,8 +45,8 @@ def make_file_soup(paths: Sequence[Path], output: Path) -> str:
 def average(files: Sequence[StateDictFile], key: str) -> Tensor:
     """The mean of one tensor of all files, summed in float64, in the files' own dtype.
 
-    Values that are not finite have no mean, unless the tensor is the same in all files. Integers have none either: they
-    must be equal, and of scalars, which count something (num_batches_tracked), the largest is taken.
+    Values that are not finite have no mean, unless the tensor, without NaN, is the same in all files. Integers have
+    none either: they must be equal, and of scalars, which count something (num_batches_tracked), the largest is taken.
 
     Raises:
         WeightsError: values that are not finite, or integers that differ.

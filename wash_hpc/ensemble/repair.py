@@ -5,8 +5,9 @@ channel behind every hidden convolution and linear layer, absorbed by the layer'
 repaired network has the architecture and the state-dict keys of its members. Owns the statistics, which are sums over
 images, and the map; communicates nothing.
 
-Batch normalisation directly behind a layer undoes any such map, whose scale would still change how the layer trains on:
-such layers are left alone. Where all are followed by it, REPAIR is recomputing the statistics.
+Batch normalisation straight behind a layer undoes any such map, whose scale would still change how the layer trains on:
+such layers are left alone, on the assumption that nobody else takes their output. Where all are followed by it, REPAIR
+is recomputing the statistics. What is joined or reshaped first, as in a DenseNet, is rescaled like any other.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class _Tally:
 
     def _see_normalised(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for number, output in self._outputs.items():
-            if output() is inputs[0]:
+            if inputs and output() is inputs[0]:
                 self._totals[number][1] += 1
 
     def _hook(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
