@@ -107,7 +107,7 @@ class Member:
 
     def average_statistics(self) -> None:
         """Give all replicas the mean of their statistics. Collective over `member_comm`."""
-        average_statistics(self.model, self._reducer)
+        set_statistics(self.model, self._reducer.mean_(get_statistics(self.model), Scope.MEMBER))
 
     def weights(self) -> Weights:
         """This member's weights: parameters as they lie in memory (not a copy), statistics as a copy."""
@@ -142,11 +142,6 @@ class Member:
             self._reducer.start_mean_(parameter.grad, name)
 
         return start
-
-
-def average_statistics(model: nn.Module, reducer: Reducer) -> None:
-    """Give all replicas of a member the mean of their models' statistics. Collective over `member_comm`."""
-    set_statistics(model, reducer.mean_(get_statistics(model), Scope.MEMBER))
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:

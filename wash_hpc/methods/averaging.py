@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from wash_hpc.ensemble.flat import get_statistics
 from wash_hpc.errors import HealthError
 from wash_hpc.parallel.exchange import is_finite
 from wash_hpc.parallel.reducer import Scope
@@ -41,6 +42,11 @@ def mean_over_members(context: Context, tensor: Tensor) -> Tensor:
             "optimizer.lr, or continue from a checkpoint"
         )
     return mean
+
+
+def statistics_of_member(context: Context) -> Tensor:
+    """The mean of the replicas' statistics, as a new tensor. Collective over `member_comm`."""
+    return context.reducer.mean_(get_statistics(context.model), Scope.MEMBER)
 
 
 def pull(values: Tensor, goal: Tensor, share: float) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from wash_hpc.ensemble.flat import get_statistics, set_statistics
-from wash_hpc.member import average_statistics, relative_learning_rate
+from wash_hpc.ensemble.flat import set_statistics
+from wash_hpc.member import relative_learning_rate
 from wash_hpc.methods import Method
-from wash_hpc.methods.averaging import pull
+from wash_hpc.methods.averaging import pull, statistics_of_member
 
 
 class Papa(Method):
@@ -25,8 +25,7 @@ class Papa(Method):
         # By the rate of the step to come: the paper's code averages after the schedule's step.
         relative = relative_learning_rate(self.context.config.optimizer, step, self.context.num_steps)
         share = (1 - self.config.alpha) * relative
-        average_statistics(model, self.context.reducer)
-        statistics = get_statistics(model)
+        statistics = statistics_of_member(self.context)
         mean, mean_statistics = self.mean_over_members(self.flat.values), self.mean_over_members(statistics)
         pull(self.flat.values, mean, share)
         pull(statistics, mean_statistics, share)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from wash_hpc.data.source import Shard
-from wash_hpc.ensemble.flat import get_statistics, set_statistics
+from wash_hpc.ensemble.flat import set_statistics
 from wash_hpc.ensemble.repair import Channels, measure_channels, repair
-from wash_hpc.member import average_statistics
 from wash_hpc.methods import Method
+from wash_hpc.methods.averaging import statistics_of_member
 from wash_hpc.parallel.reducer import Scope
 
 
@@ -31,8 +31,9 @@ class PapaAll(Method):
         if not self.is_due(step):
             return
         model = self.context.model
-        average_statistics(model, self.context.reducer)
-        mean, statistics = self.mean_over_members(self.flat.values), self.mean_over_members(get_statistics(model))
+        own = statistics_of_member(self.context)
+        mean, statistics = self.mean_over_members(self.flat.values), self.mean_over_members(own)
+        set_statistics(model, own)  # with which the member's channels are measured
         goal = self._mean_of_channels() if self.config.repair else None
         self.flat.values.copy_(mean)
         set_statistics(model, statistics)
@@ -47,8 +48,9 @@ class PapaAll(Method):
         layout = self.context.world.layout
         images = self._images(Shard(layout.replica, layout.num_replicas))
         own = measure_channels(self.context.model, images, lambda sums: self._sum(sums, Scope.MEMBER))
-        # NaN where the network does not call a layer, or a member's activations overflow: such a channel stays as it is
-        # in the mean. All members must send vectors of one length, so which those are is averaged, too.
+        # NaN where batch normalisation follows, the network does not call a layer, or a member's activations overflow:
+        # such a channel stays as it is in the mean. All members must send vectors of one length, so which those are is
+        # averaged, too.
         is_usable = torch.isfinite(own.mean) & torch.isfinite(own.std)
         parts = [torch.where(is_usable, own.mean, 0.0), torch.where(is_usable, own.std, 0.0), is_usable.double()]
         mean, std, share = self.mean_over_members(torch.cat(parts).float()).double().chunk(3)
