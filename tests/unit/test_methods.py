@@ -34,6 +34,14 @@ def test_a_name_that_is_no_method_is_refused_wherever_it_stands():
         require_methods(tiny_config("method.then=[{name: papa}, {name: papaall}]"))
 
 
+def warnings_of(num_members: int, *overrides: str) -> list[str]:
+    """Of a run of eight steps, four an epoch."""
+    config = tiny_config(*overrides)
+    world = SimpleNamespace(layout=SimpleNamespace(num_members=num_members, size=num_members, replica=0))
+    model = build_model("mlp", (3, 8, 8), 4, 1)
+    return make_method(method_context(config, world, Flat(model), model=model)).warn(8)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
@@ -44,22 +52,30 @@ def test_a_name_that_is_no_method_is_refused_wherever_it_stands():
         ("papa_all", ["method.every=2"], "every=2 epochs of 4 steps"),
         ("sparta", ["method.p=1e-7"], "method.p=1e-07: .* values are expected to be picked in the whole run"),
         ("sparta", ["method.p=1e-7", "method.draw=partitioned"], ""),
-        ("sparta", ["method.p=0"], ""),
+        ("sparta", ["method.p=0", "method.start=8"], ""),
         ("independent", [], ""),
     ],
 )
 @pytest.mark.parametrize("num_members", [1, 3])
 def test_members_that_will_train_independently_are_warned_of_unless_it_is_meant(num_members, name, options, says):
-    config = tiny_config(f"method.name={name}", *options)
-    world = SimpleNamespace(layout=SimpleNamespace(num_members=num_members, size=num_members, replica=0))
-    model = build_model("mlp", (3, 8, 8), 4, 1)
-    warnings = make_method(method_context(config, world, Flat(model), model=model)).warn(8)
+    warnings = warnings_of(num_members, f"method.name={name}", *options)
     if not says or num_members == 1:
         assert warnings == []
     else:
         (warning,) = warnings
-        assert re.search(says, warning)
-        assert "train independently" in warning
+        assert re.search(f"{says}.*: the members train independently", warning)
+
+
+def test_of_several_methods_the_idle_ones_are_named_and_members_are_independent_only_where_all_are():
+    late = "method.then=[{name: papa, start: 800}]"
+    (warning,) = warnings_of(3, "method.name=sparta", "method.p=0.5", late)
+    assert warning.startswith("method.then[0]: method.name=papa, start=800, ")
+    assert warning.endswith("no exchange is due in the 8 steps of the run: it does nothing")
+    first, second, all_of_them = warnings_of(3, "method.name=local_sgd", late)
+    assert first.startswith("method: method.name=local_sgd, start=0, ")
+    assert second == warning
+    assert all_of_them == "the members train independently, or nearly so"
+    assert warnings_of(1, "method.name=local_sgd", late) == []
 
 
 def test_a_name_that_is_taken_cannot_be_registered():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.method_kinds import KINDS, Kind
-from wash_hpc.methods.due import counted_in_steps, is_due, warn_never_due
+from wash_hpc.methods.due import counted_in_steps, is_due, why_never_due
 
 if TYPE_CHECKING:
     from wash_hpc.data.source import Source
@@ -49,6 +49,9 @@ class Context:
     num_steps: int
     steps_per_epoch: int
     number: int = 0
+
+
+INDEPENDENT = "the members train independently, or nearly so"
 
 
 class Method(ABC):
@@ -108,10 +111,17 @@ class Method(ABC):
 
     def warn(self, num_steps: int) -> list[str]:
         """What the user is to be warned of in a run of so many steps, a sentence each; local."""
+        why = self.why_idle(num_steps)
+        return [f"{why}: {INDEPENDENT}"] if why else []
+
+    def why_idle(self, num_steps: int) -> str:
+        """Why the method will move nothing, or hardly anything, in a run of so many steps; local.
+
+        Empty where it will, and where that is meant, as by a single member or p = 0.
+        """
         if self.context.world.layout.num_members == 1:
-            return []
-        never = warn_never_due(self.context.config.method, num_steps, self.context.steps_per_epoch)
-        return [never] if never else []
+            return ""
+        return why_never_due(self.context.config.method, num_steps, self.context.steps_per_epoch)
 
     def finish(self) -> None:
         """Do what is still under way after the last step, and end what runs in the background.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from wash_hpc.methods import Context, Method
+from wash_hpc.methods import INDEPENDENT, Context, Method
 
 
 class Chain(Method):
@@ -28,8 +28,13 @@ class Chain(Method):
         self.bytes_sent = sum(method.bytes_sent for method in self._methods)
 
     def warn(self, num_steps: int) -> list[str]:
-        """See `Method.warn`."""
-        return [warning for method in self._methods for warning in method.warn(num_steps)]
+        """See `Method.warn`: of each method that will do nothing, and of members that none of them couples."""
+        warnings = []
+        for number, method in enumerate(self._methods):
+            if why := method.why_idle(num_steps):
+                section = "method" if number == 0 else f"method.then[{number - 1}]"
+                warnings.append(f"{section}: {why}: it does nothing")
+        return [*warnings, INDEPENDENT] if len(warnings) == len(self._methods) else warnings
 
     def finish(self) -> None:
         """See `Method.finish`."""

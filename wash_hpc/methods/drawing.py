@@ -54,10 +54,8 @@ def nodes_of_members(config: Config, world: World) -> tuple[int, ...]:
     return tuple(hosts[:: world.layout.num_replicas])
 
 
-def warn_of_no_effect(config: Config, drawer: Drawer, num_steps: int) -> str:
-    """A sentence where the exchanges that are due will hardly move a value, as by too small a p; empty where they will.
-
-    A probability of zero and a single member are meant: they need no warning.
+def why_hardly_any(config: Config, drawer: Drawer, num_steps: int) -> str:
+    """Why the exchanges that are due will hardly move a value, as by too small a p; empty where they will.
 
     Args:
         config: of the run.
@@ -65,18 +63,16 @@ def warn_of_no_effect(config: Config, drawer: Drawer, num_steps: int) -> str:
         num_steps: of the whole run.
     """
     method = config.method
-    if method.p == 0 or drawer.num_members == 1:
-        return ""
     due = due_steps(method, num_steps)
     if not any(drawer.topology.groups(step) for step in due[: drawer.topology.period]):
         keys = f"method.topology={method.topology}, node_ratio={method.node_ratio}"
-        return f"{keys}: no two members meet in the {len(due)} exchanges of the run: they train independently"
+        return f"{keys}: no two members meet in the {len(due)} exchanges of the run"
     expected = drawer.expected_picked * mean_p_factor(config, num_steps) * len(due)
     if expected >= 1:
         return ""
     return (
-        f"method.p={method.p}: {expected:.2g} values are expected to be picked in the whole run, {len(due)} exchanges: "
-        "the members train independently, or nearly so; choose a larger p"
+        f"method.p={method.p}: {expected:.2g} values are expected to be picked in the whole run, {len(due)} exchanges "
+        "(choose a larger p)"
     )
 
 

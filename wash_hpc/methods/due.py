@@ -30,8 +30,8 @@ def counted_in_steps(config: SingleMethodConfig, num_steps: int, steps_per_epoch
     return replace(config, every=config.every * steps_per_epoch, stop=max(last, config.start))
 
 
-def warn_never_due(config: SingleMethodConfig, num_steps: int, steps_per_epoch: int) -> str:
-    """A sentence where a method that members meet by is due in no step of the run; empty where it is.
+def why_never_due(config: SingleMethodConfig, num_steps: int, steps_per_epoch: int) -> str:
+    """Why a method that members meet by is due in no step of the run; empty where it is due.
 
     Args:
         config: of the method, as given.
@@ -45,5 +45,5 @@ def warn_never_due(config: SingleMethodConfig, num_steps: int, steps_per_epoch: 
     epochs = f" epochs of {steps_per_epoch} steps, not after the last step" if kind.in_epochs else ""
     return (
         f"method.name={config.name}, start={config.start}, stop={stop}, every={config.every}{epochs}: no exchange is "
-        f"due in the {num_steps} steps of the run: the members train independently"
+        f"due in the {num_steps} steps of the run"
     )

@@ -1,6 +1,7 @@
 """SPARTA (sparse parameter averaging): after a step, a small random share of the positions becomes the members' mean.
 
-Like a draw of WASH, the positions are a function of (seed, step): nothing but the values is sent, in one reduction.
+Like a draw of WASH, the positions are a function of seed, step and the method's place in the run: nothing but the
+values is sent, in one reduction.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wash_hpc.methods import Context, Method
-from wash_hpc.methods.drawing import p_factor, warn_of_no_effect
+from wash_hpc.methods.drawing import p_factor, why_hardly_any
 from wash_hpc.shuffle.ahead import Ahead
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.partition import Partition
@@ -44,10 +45,14 @@ class Sparta(Method):
         if self.is_due(step + self.config.every):
             self._ahead.start(step + self.config.every)
 
-    def warn(self, num_steps: int) -> list[str]:
-        """See `Method.warn`: also of a p by which next to nothing is averaged."""
-        little = warn_of_no_effect(self.context.config, self._drawer, num_steps) if self._partition is None else ""
-        return super().warn(num_steps) or ([little] if little else [])
+    def why_idle(self, num_steps: int) -> str:
+        """See `Method.why_idle`."""
+        if self.config.p == 0 or self.context.world.layout.num_members == 1:
+            return ""
+        never = super().why_idle(num_steps)
+        if never or self._partition is not None:
+            return never
+        return why_hardly_any(self.context.config, self._drawer, num_steps)
 
     def finish(self) -> None:
         """See `Method.finish`."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wash_hpc.errors import ConfigError, HealthError
 from wash_hpc.methods import Context, Method
-from wash_hpc.methods.drawing import make_drawer, nodes_of_members, p_factor, warn_of_no_effect
+from wash_hpc.methods.drawing import make_drawer, nodes_of_members, p_factor, why_hardly_any
 from wash_hpc.parallel.device import choose_memory
 from wash_hpc.parallel.exchange import Exchange, Transfer
 from wash_hpc.parallel.overlap import OverlappedExchange, require_thread_support
@@ -63,10 +63,11 @@ class Wash(Method):
         self._ahead = Ahead(self._draw_and_prepare)
         self._num_exchanges = 0
 
-    def warn(self, num_steps: int) -> list[str]:
-        """See `Method.warn`: also of a configuration by which next to nothing is shuffled."""
-        little = warn_of_no_effect(self.context.config, self._drawer, num_steps)
-        return super().warn(num_steps) or ([little] if little else [])
+    def why_idle(self, num_steps: int) -> str:
+        """See `Method.why_idle`."""
+        if self.config.p == 0 or self._world.layout.num_members == 1:
+            return ""
+        return super().why_idle(num_steps) or why_hardly_any(self.context.config, self._drawer, num_steps)
 
     def after_step(self, step: int) -> None:
         """See `Method.after_step`; one Alltoallv over `exchange_comm` when an exchange is due.

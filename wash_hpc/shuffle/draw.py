@@ -1,8 +1,8 @@
 """Draw: which positions are shuffled at a step, and by which permutations. Pure, and the same on every rank.
 
-A draw is a function of (seed, step) alone, so nothing about it is ever sent or saved. Its cost is proportional to the
-number of positions picked, never to the number of parameters: instead of tossing a coin for every parameter we walk
-from one picked position to the next.
+A draw is a function of seed, step and the method's place in the run, so nothing about it is ever sent or saved. Its
+cost is proportional to the number of positions picked, never to the number of parameters: instead of tossing a coin for
+every parameter we walk from one picked position to the next.
 """
 
 from __future__ import annotations
