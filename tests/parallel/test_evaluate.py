@@ -154,8 +154,12 @@ class Texts:
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
-@pytest.mark.parametrize("num_windows", [7, 2])  # of two, some ranks have none
-def test_a_network_that_says_the_next_token_is_judged_by_every_token(mpi_ranks, comm, num_windows):
+def test_a_network_that_says_the_next_token_is_judged_by_every_token(mpi_ranks, comm):
+    for num_windows in (7, 2):  # of two, some ranks have none
+        judge_every_token(comm, num_windows)
+
+
+def judge_every_token(comm, num_windows: int) -> None:
     texts = Texts(num_windows)
     networks = [torch.nn.Embedding.from_pretrained(torch.randn(6, 6), freeze=False) for _ in range(NUM_MEMBERS)]
     members = [Weights(comm.bcast(Flat(network).values.detach()), torch.zeros(0)) for network in networks]
@@ -257,8 +261,12 @@ def test_greedy_soup_is_chosen_on_held_out_images_and_equal_on_all_ranks(mpi_ran
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3], timeout=120)
-@pytest.mark.parametrize("name", ["mlp", "resnet_small"])
-def test_a_repaired_soup_is_equal_on_all_ranks_and_as_good_as_on_one(mpi_ranks, comm, name):
+def test_a_repaired_soup_is_equal_on_all_ranks_and_as_good_as_on_one(mpi_ranks, comm):
+    for name in ("mlp", "resnet_small"):
+        repair_on_all_ranks_and_on_one(comm, name)
+
+
+def repair_on_all_ranks_and_on_one(comm, name: str) -> None:
     source = open_source(tiny_config("data.num_images=200"), CPU)
 
     def make(seed: int) -> torch.nn.Module:

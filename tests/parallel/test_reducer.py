@@ -9,8 +9,6 @@ import torch
 from wash_hpc.parallel.reducer import Scope, reducer_class
 from wash_hpc.parallel.world import World, start_mpi
 
-KINDS = ["horovod", "mpi"]
-
 
 def value_of(rank: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     values = torch.randn(1000, generator=torch.Generator().manual_seed(rank))
@@ -24,6 +22,11 @@ def scopes(world: World) -> dict[Scope, list[int]]:
         Scope.MEMBERS: layout.ranks_of_replica(layout.replica),
         Scope.WORLD: list(range(layout.size)),
     }
+
+
+def check_both(world: World) -> None:
+    for kind in ("mpi", "horovod"):
+        check_everything(world, kind)
 
 
 def check_everything(world: World, kind: str) -> None:
@@ -52,19 +55,16 @@ def check_everything(world: World, kind: str) -> None:
     reducer.close()
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
-def test_reductions_over_members_without_replicas(mpi_ranks, kind):
-    check_everything(World.open(start_mpi(), mpi_ranks), kind)
+def test_reductions_over_members_without_replicas(mpi_ranks):
+    check_both(World.open(start_mpi(), mpi_ranks))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.mpi(ranks=[2, 3, 4], timeout=120)
-def test_reductions_over_the_replicas_of_a_single_member(mpi_ranks, kind):
-    check_everything(World.open(start_mpi(), 1), kind)
+def test_reductions_over_the_replicas_of_a_single_member(mpi_ranks):
+    check_both(World.open(start_mpi(), 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.mpi(ranks=[4], timeout=120)
-def test_reductions_over_two_members_of_two_replicas(mpi_ranks, kind):
-    check_everything(World.open(start_mpi(), 2), kind)
+def test_reductions_over_two_members_of_two_replicas(mpi_ranks):
+    check_both(World.open(start_mpi(), 2))
