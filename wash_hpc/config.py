@@ -212,7 +212,7 @@ def load_config(file: str | Path | None, overrides: Sequence[str] = ()) -> Confi
 
     Args:
         file: path of a YAML file, or None for the defaults.
-        overrides: arguments such as `method.p=0.01`; later ones win. `method.name=NAME` forgets what the file says of
+        overrides: arguments such as `method.p=0.01`; later ones win. `method.name=NAME` forgets what was said of
             another method: options that mean nothing to this one, when it acts (`every`, `start`, `stop`), and `then`.
 
     Raises:
