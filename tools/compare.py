@@ -179,8 +179,8 @@ def _has_finished(run: Path, config: Config) -> bool:
         changes = str(error)
     if changes:
         raise WashError(
-            f"{run} has finished with another configuration (nothing was touched): {changes}. Give these runs a name "
-            "of their own, as in run.name=look, or remove it"
+            f"{run} has finished with another configuration (nothing was touched): {changes}. Give these runs another "
+            f"name, as in run.name={run.parent.name}-2, or remove {run}"
         )
     return True
 
