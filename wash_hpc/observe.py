@@ -101,15 +101,13 @@ class Observer:
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
 
-    def say_start(self, changes: list[str]) -> None:
-        """Say what members drew, what the method notes or warns of, and which keys a continued run has changed."""
+    def say_start(self, notes: list[str]) -> None:
+        """Say what members drew, what the method notes or warns of, and what `create_folder` noted."""
         drawn = describe_regularization(self._config, self._world.layout.num_members)
         if drawn:
             self._progress.say(f"regularisation: {drawn}")
-        for note in (*self._method.notes, *self._method.warn(self._num_steps)):
+        for note in (*self._method.notes, *self._method.warn(self._num_steps), *notes):
             self._progress.say(note)
-        if changes:
-            self._progress.say(f"continues with other values than before: {', '.join(changes)}")
 
     def after_step(self, step: int) -> None:
         """Log, evaluate and write a checkpoint, each when it is due after update number `step`, from 1."""

@@ -66,14 +66,14 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
     method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
     averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
     first_step = continue_from(setup.start, config, member, method, averages, world)
-    changes = on_root(comm, lambda: create_folder(config))
+    notes = on_root(comm, lambda: create_folder(config))
     everything = Shard(layout.rank, layout.size)
     evaluator = Evaluator(config, source, setup.scratch, layout.num_members, everything, reducer)
     clock = Stopwatch()
     observer = Observer(
         config, source, world, reducer, member, method, averages, evaluator, clock, num_steps, setup.start
     )
-    observer.say_start(changes)
+    observer.say_start(notes)
     replica = Shard(layout.replica, layout.num_replicas)
     batches = source.train(layout.member, replica, config.data.batch_size, first_step)
     batches = regularize(batches, config, layout.member, replica, first_step, source.num_classes)

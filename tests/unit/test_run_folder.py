@@ -29,12 +29,18 @@ def test_a_folder_that_exists_is_refused_unless_it_is_to_be_continued(tmp_path):
     assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) is None
 
 
-def test_keys_that_a_continued_run_changes_are_said_and_an_old_summary_goes(tmp_path):
+def test_a_run_that_starts_anew_says_so_and_what_it_changes_and_keeps_nothing_of_the_old_start(
+    tmp_path,
+):
     create_folder(config_in(tmp_path))
     (tmp_path / "run" / "summary.json").write_text("{}")
-    changes = create_folder(config_in(tmp_path, "checkpoint.resume=auto", "method.p=0.5", "log.every_steps=3"))
-    assert changes == ["method.p: 0.001 -> 0.5"]
+    (tmp_path / "run" / "members").mkdir()
+    (tmp_path / "run" / "members" / "member-0003.safetensors").touch()
+    anew, changed = create_folder(config_in(tmp_path, "checkpoint.resume=auto", "method.p=0.5", "log.every_steps=3"))
+    assert anew.endswith("run holds no checkpoint: starts anew, in place of what is there")
+    assert changed == "starts with other values than before: method.p: 0.001 -> 0.5"
     assert not (tmp_path / "run" / "summary.json").exists()
+    assert not (tmp_path / "run" / "members").exists()
     assert changed_keys(config_in(tmp_path), config_in(tmp_path)) == []
 
 

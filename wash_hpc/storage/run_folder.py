@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 
 from wash_hpc.config import Config, dump_config, load_run_config
@@ -29,23 +30,31 @@ def find_start(config: Config) -> Manifest | None:
 
 
 def create_folder(config: Config) -> list[str]:
-    """Make the run's folder and write `config.yaml`; a summary of an earlier start speaks no longer for this run.
+    """Make the run's folder and write `config.yaml`; what an earlier start came to speaks no longer for this run.
 
     Returns:
-        Keys whose values differ from those of the start before, each as `key: old -> new`.
+        What a user is to be told: that an earlier start is begun anew, and keys whose values differ from its own.
 
     Raises:
         RunFolderError: it cannot be made.
     """
-    before = config.folder / "config.yaml"
-    changes = changed_keys(load_run_config(config.folder), config) if before.is_file() else []
+    folder, notes = config.folder, []
+    is_continued = last_manifest(folder) is not None
+    if (folder / "config.yaml").is_file():
+        if not is_continued:
+            notes.append(f"{folder} holds no checkpoint: starts anew, in place of what is there")
+        if changes := changed_keys(load_run_config(folder), config):
+            how = "continues" if is_continued else "starts"
+            notes.append(f"{how} with other values than before: {', '.join(changes)}")
     try:
-        config.folder.mkdir(parents=True, exist_ok=config.checkpoint.resume != "never")
-        (config.folder / "summary.json").unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=config.checkpoint.resume != "never")
+        (folder / "summary.json").unlink(missing_ok=True)
+        if not is_continued:  # then members may be others, and more, than this run's will be
+            shutil.rmtree(folder / "members", ignore_errors=True)
     except OSError as error:
-        raise RunFolderError(f"{config.folder}: cannot be made: {error.strerror}") from error
-    write_atomically(config.folder / "config.yaml", dump_config(config))
-    return changes
+        raise RunFolderError(f"{folder}: cannot be made: {error.strerror}") from error
+    write_atomically(folder / "config.yaml", dump_config(config))
+    return notes
 
 
 def changed_keys(before: Config, after: Config) -> list[str]:
