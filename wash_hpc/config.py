@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from wash_hpc.config_text import explain, merge_overrides, read_yaml, with_short_forms
 from wash_hpc.errors import ConfigError
-from wash_hpc.method_kinds import DEFAULT, check_options, kind_of, without_foreign_options
+from wash_hpc.method_kinds import DEFAULT, check_options, kind_of, section_of, without_foreign_options
 from wash_hpc.ranges import check_ranges
 
 
@@ -272,7 +272,7 @@ def _with_own_defaults(config: Config) -> Config:
     """
     methods = [replace(method, every=method.every or kind_of(method.name).every) for method in config.methods]
     for number, method in enumerate(methods):
-        check_options(method, "method" if number == 0 else f"method.then[{number - 1}]")
+        check_options(method, section_of(number))
     first, *others = methods
     assert isinstance(first, MethodConfig)
     members = config.ensemble.members

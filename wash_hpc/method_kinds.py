@@ -58,6 +58,11 @@ def kind_of(name: str) -> Kind:
     return KINDS.get(name, Kind())
 
 
+def section_of(number: int) -> str:
+    """The section of a run's method number so many, from 0, in front of its keys."""
+    return "method" if number == 0 else f"method.then[{number - 1}]"
+
+
 def is_foreign(option: str, name: str) -> bool:
     """Whether a key of the section `method` means nothing to the method of this name."""
     return name in KINDS and option not in {"name", "then", *KINDS[name].options}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from wash_hpc.errors import ConfigError
+from wash_hpc.method_kinds import section_of
 
 if TYPE_CHECKING:
     from wash_hpc.config import Config, OptimizerConfig, SingleMethodConfig
@@ -33,8 +34,7 @@ def check_ranges(config: Config) -> None:
                 raise ConfigError(f"{section}.{key}={value}: expected a finite number")
     rules = [*_run_rules(config), *_data_rules(config), *_training_rules(config), *_combination_rules(config)]
     for number, method in enumerate(config.methods):
-        where = "method" if number == 0 else f"method.then[{number - 1}]"
-        rules += _method_rules(method, config.optimizer, where)
+        rules += _method_rules(method, config.optimizer, section_of(number))
     for key, value, holds, expected in rules:
         if not holds:
             raise ConfigError(f"{key}={value}: expected {expected}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.method_kinds import KINDS, Kind
+from wash_hpc.method_kinds import KINDS, Kind, section_of
 from wash_hpc.methods.due import counted_in_steps, is_due, why_never_due
 
 if TYPE_CHECKING:
@@ -192,8 +192,7 @@ def require_methods(config: Config) -> None:
     """
     for number, method in enumerate(config.methods):
         if method.name not in KINDS:
-            key = "method.name" if number == 0 else f"method.then[{number - 1}].name"
-            raise refuse_unknown(key, method.name, method_names())
+            raise refuse_unknown(f"{section_of(number)}.name", method.name, method_names())
 
 
 def each_method(config: Config) -> list[Config]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from wash_hpc.method_kinds import section_of
 from wash_hpc.methods import INDEPENDENT, Context, Method
 
 
@@ -32,8 +33,7 @@ class Chain(Method):
         warnings = []
         for number, method in enumerate(self._methods):
             if why := method.why_idle(num_steps):
-                section = "method" if number == 0 else f"method.then[{number - 1}]"
-                warnings.append(f"{section}: {why}: it does nothing")
+                warnings.append(f"{section_of(number)}: {why}: it does nothing")
         return [*warnings, INDEPENDENT] if len(warnings) == len(self._methods) else warnings
 
     def finish(self) -> None:
