@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
-from subprocess import PIPE
 
 import pytest
 
@@ -69,9 +67,11 @@ def test_ctrl_c_ends_the_ranks_and_the_unfinished_row_is_trained_anew(runs):
     arguments = [f"run.dir={runs}", "run.name=stopped", *TINY, "--only", "independent"]
     long = ["train.steps=1000000"]
     command = [sys.executable, "tools/compare.py", *arguments, *long]
-    # Where the tests run in the background of a script, a shell has told them to ignore Ctrl-C.
-    hear_it = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=hear_it) as process:  # noqa: PLW1509
+    # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         while " loss " not in process.stdout.readline():  # which a run says after its first steps
             assert process.poll() is None
