@@ -105,10 +105,10 @@ def test_a_repaired_soup_is_written_beside_the_others_with_the_members_keys(run)
     file = run / "members" / "repair_soup.safetensors"
     assert done.stdout.startswith(f"{file}: repair soup of members 0, 1, 2; test accuracy")
     repaired, plain = load_file(file), load_file(run / "members" / "soup.safetensors")
-    assert {name: tensor.shape for name, tensor in repaired.items()} == {
-        name: tensor.shape for name, tensor in plain.items()
-    }
-    assert not torch.equal(repaired["stem.0.weight"], plain["stem.0.weight"])
+    # Batch normalisation follows all its hidden layers: REPAIR leaves those alone, and recomputes the statistics.
+    assert repaired.keys() == plain.keys()
+    assert all(torch.equal(repaired[name], plain[name]) for name in plain if "running" not in name)
+    assert all(torch.isfinite(tensor).all() for tensor in repaired.values())
 
 
 @pytest.mark.parametrize("command", ["evaluate", "soup"])

@@ -117,6 +117,8 @@ def test_a_finished_run_on_text_is_judged_again_and_averaged_in_every_way(runs):
         assert done.returncode == 0, done.stderr
         weights = load_file(run / "members" / f"{kind}_soup.safetensors")
         build_model("language_model", (CONTEXT,), 256, WIDTH).load_state_dict(weights, strict=True)
+    plain = load_file(run / "members" / "soup.safetensors")
+    assert any(not torch.equal(tensor, plain[name]) for name, tensor in weights.items())  # no batch normalisation in it
     perplexity = float(done.stdout.split("test perplexity ")[1].split()[0])
     assert perplexity < 1.05 * math.exp(summary.scores["soup"]["nll"])  # REPAIR does members near each other no harm
 
