@@ -80,7 +80,11 @@ class TrainConfig:
 
     epochs: int = 1
     steps: int | None = None  # wins where both are given
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast in forward; weights and exchange stay fp32
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast in forward; weights and exchange stay fp32
+    channels_last: bool = False  # images and 4-D weights as [B, H, W, C] in memory, which convolutions on a GPU want
+    accumulate: int = 1  # a step's batch goes through the network in so many parts, one after the other
+    cuda_graph: bool = False  # forward, backward and update are recorded once and replayed; for small networks
+    compile: bool = False  # torch.compile: minutes at the start, faster steps
     mixup: list[float] = field(default_factory=lambda: [0.0])  # a: shares are drawn from Beta(a, a); 0: off
     cutmix: list[float] = field(default_factory=lambda: [0.0])  # likewise; where both are on, one or the other a batch
     label_smoothing: list[float] = field(default_factory=lambda: [0.0])  # weight of the uniform distribution

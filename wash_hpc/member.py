@@ -5,21 +5,27 @@ Owns what happens inside a member. What members do to each other is a method's b
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.nn import functional as F
 
-from wash_hpc.config import Config, OptimizerConfig
+from wash_hpc.clock import Stopwatch
+from wash_hpc.config import Config
+from wash_hpc.cuda_graph import Replayed
 from wash_hpc.data.regularize import regularization_of
 from wash_hpc.data.source import Batch
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
 from wash_hpc.ensemble.soup import Weights
+from wash_hpc.optimizer import learning_rate, make_optimizer, num_state_rows
 from wash_hpc.parallel.reducer import Reducer, Scope
 from wash_hpc.seeds import Stream, torch_seed
+
+_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,18 @@ class Member:
         replica: which of its replicas.
         num_steps: steps of the whole run; the learning rate depends on it.
         reducer: averages gradients over the replicas.
+        clock: counts the wait for that average under `reduce`.
     """
 
     def __init__(
-        self, model: nn.Module, config: Config, member: int, replica: int, num_steps: int, reducer: Reducer
+        self,
+        model: nn.Module,
+        config: Config,
+        member: int,
+        replica: int,
+        num_steps: int,
+        reducer: Reducer,
+        clock: Stopwatch | None = None,
     ) -> None:
         self.model = model
         self.flat = Flat(model, num_state_rows=num_state_rows(config.optimizer))
@@ -60,17 +74,29 @@ class Member:
         self._label_smoothing = regularization_of(config, member).label_smoothing
         self._num_steps = num_steps
         self._reducer = reducer
-        self._optimizer = _make_optimizer(config.optimizer, self.flat)
-        self._device_type = self.flat.values.device.type
-        self._loss_sum = torch.zeros((), device=self.flat.values.device)
-        self._num_correct = torch.zeros((), dtype=torch.int64, device=self.flat.values.device)
+        device = self.flat.values.device
+        self._clock = clock or Stopwatch(device)
+        self._optimizer, self._learning_rate = make_optimizer(config.optimizer, self.flat)
+        # What fp16 needs lest small gradients vanish; it passes everything on unchanged in the other precisions.
+        self._scaler = GradScaler(device.type, enabled=config.train.precision == "fp16")
+        self._forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.train.compile else model
+        self._loss_sum = torch.zeros((), device=device)
+        self._num_correct = torch.zeros((), dtype=torch.int64, device=device)
         self._num_predictions = 0
         self._num_images = 0
+        self._batch: Batch | None = None
+        self._compute: Callable[[], None] = self._forward_and_backward
+        self._update: Callable[[], None] = self._step_optimizer
         reducer.broadcast_(self.flat.values, Scope.MEMBER)
-        self._average_gradients_as_they_come()
+        if config.train.cuda_graph:
+            self._compute, self._update = Replayed(self._compute), Replayed(self._update)
+        else:
+            self._average_gradients_as_they_come()
 
     def step(self, batch: Batch, step: int) -> None:
         """One optimizer update. Collective over `member_comm` where a member has several replicas.
+
+        Does not wait for the device, other than in a reduction.
 
         Args:
             batch: this replica's part of the member's batch.
@@ -78,17 +104,14 @@ class Member:
         """
         # Dropout and the like draw from torch's own generator: seeded by the step, a restart has nothing to restore.
         torch.manual_seed(torch_seed(self._config.run.seed, Stream.TORCH, *self._place, step))
-        self.flat.gradients.zero_()
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._config.train.precision == "bf16"):
-            logits = self.model(batch.images).flatten(end_dim=-2)
-            loss = F.cross_entropy(logits, batch.targets, label_smoothing=self._label_smoothing)
-        torch.autograd.backward(loss)
-        self._reducer.finish()
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
-        self._optimizer.step()
-        self._loss_sum += loss.detach() * batch.labels.numel()
-        self._num_correct += (logits.detach().argmax(dim=1) == batch.labels.flatten()).sum()
+        self._learning_rate.fill_(self.learning_rate(step))
+        self._take(batch)
+        self._compute()
+        if self._config.train.cuda_graph:  # no reduction may be recorded: the gradients go together behind the graph
+            self._reducer.start_mean_(self.flat.gradients, "gradients")
+        with self._clock("reduce"):
+            self._reducer.finish()
+        self._update()
         self._num_predictions += batch.labels.numel()
         self._num_images += len(batch.labels)
 
@@ -116,7 +139,7 @@ class Member:
     def state(self) -> dict[str, Tensor]:
         """All that a restart needs besides the step: parameters and optimizer state (not copies), untrained state."""
         buffers = {f"statistics.{name}": buffer for name, buffer in self.model.named_buffers()}
-        return {"rows": self.flat.rows, **buffers}
+        return {"rows": self.flat.rows, **buffers, **self._scaler_state()}
 
     def state_shapes(self) -> dict[str, torch.Size]:
         """The shapes in `state`."""
@@ -126,66 +149,76 @@ class Member:
         """Put back what `state` gave after `step` steps."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
+        num_updates = float(step)
+        if self._scaler.is_enabled():
+            scale, num_good, num_updates = state["scaler"].tolist()
+            held = {"scale": scale, "_growth_tracker": int(num_good)}
+            self._scaler.load_state_dict(self._scaler.state_dict() | held)
         for entry in self._optimizer.state.values():
             if "step" in entry:
-                entry["step"].fill_(float(step))
+                entry["step"].fill_(num_updates)
+
+    def _scaler_state(self) -> dict[str, Tensor]:
+        """Of fp16: the factor of the loss, steps since it grew, and updates that were not left out."""
+        if not self._scaler.is_enabled():
+            return {}
+        held = self._scaler.state_dict()
+        num_updates = [float(entry["step"]) for entry in self._optimizer.state.values() if "step" in entry]
+        numbers = [held["scale"], held["_growth_tracker"], *(num_updates or [0.0])]
+        return {"scaler": torch.tensor(numbers, dtype=torch.float64)}
+
+    def _take(self, batch: Batch) -> None:
+        """Have the batch where forward looks for it; a graph looks for it in the same memory in every step."""
+        if self._batch is None or not self._config.train.cuda_graph:
+            self._batch = batch.clone() if self._config.train.cuda_graph else batch
+        else:
+            self._batch.copy_(batch)
+
+    def _forward_and_backward(self) -> None:
+        """The gradients of the batch, and what it adds to the progress."""
+        assert self._batch is not None
+        self.flat.gradients.zero_()
+        parts = self._batch.split(self._config.train.accumulate)
+        for number, part in enumerate(parts, 1):
+            self._is_last_part = number == len(parts)
+            with self._autocast():
+                logits = self._forward(self._in_memory_order(part.images)).flatten(end_dim=-2)
+                loss = F.cross_entropy(logits, part.targets, label_smoothing=self._label_smoothing)
+            torch.autograd.backward(self._scaler.scale(loss / len(parts) if len(parts) > 1 else loss))
+            self._loss_sum += loss.detach() * part.labels.numel()
+            self._num_correct += (logits.detach().argmax(dim=1) == part.labels.flatten()).sum()
+
+    def _step_optimizer(self) -> None:
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        precision = self._config.train.precision
+        # A graph records the casts of weights, and must record them in every part.
+        return torch.autocast(
+            self.flat.values.device.type,
+            _AUTOCAST[precision],
+            enabled=precision != "fp32",
+            cache_enabled=not self._config.train.cuda_graph,
+        )
+
+    def _in_memory_order(self, images: Tensor) -> Tensor:
+        if self._config.train.channels_last and images.dim() == 4:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def _average_gradients_as_they_come(self) -> None:
         """Start averaging each gradient over the replicas as soon as backward has it, while backward goes on."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._start_mean_of(name))
+        parameters = dict(self.model.named_parameters())
+        for layer in self.flat.layers:
+            gradient = self.flat.gradients[layer.start : layer.start + layer.size]
+            parameters[layer.name].register_post_accumulate_grad_hook(self._start_mean_of(gradient, layer.name))
 
-    def _start_mean_of(self, name: str) -> Callable[[Tensor], None]:
-        def start(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            self._reducer.start_mean_(parameter.grad, name)
+    def _start_mean_of(self, gradient: Tensor, name: str) -> Callable[[Tensor], None]:
+        """A hook that hands on a gradient as a part of the flat vector: contiguous, whatever the parameter's order."""
+
+        def start(_: Tensor) -> None:
+            if self._is_last_part:
+                self._reducer.start_mean_(gradient, name)
 
         return start
-
-
-def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """Linear warm-up, then constant or a cosine from `lr` in the first step to `min_lr` after the last."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.lr
-    done = (step - config.warmup_steps) / max(num_steps - config.warmup_steps, 1)
-    return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def relative_learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """The learning rate of a step as a share of its peak; 0 where there is none."""
-    return learning_rate(config, step, num_steps) / config.lr if config.lr > 0 else 0.0
-
-
-def num_state_rows(config: OptimizerConfig) -> int:
-    """How many numbers an optimizer keeps for each parameter."""
-    if config.name == "sgd":
-        return 1 if config.momentum > 0 else 0
-    return 2
-
-
-def _make_optimizer(config: OptimizerConfig, flat: Flat) -> torch.optim.Optimizer:
-    """torch's optimizer over the flat vector as its only parameter, with its state in the rows behind it.
-
-    torch makes the state itself in the first step unless it is there: zeros are what it would start from.
-    """
-    parameter = nn.Parameter(flat.values)
-    parameter.grad = flat.gradients
-    optimizer: torch.optim.Optimizer
-    if config.name == "sgd":
-        optimizer = torch.optim.SGD(
-            [parameter],
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-        )
-        if config.momentum > 0:
-            optimizer.state[parameter] = {"momentum_buffer": flat.rows[1]}
-        return optimizer
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    optimizer = kind([parameter], lr=config.lr, weight_decay=config.weight_decay)
-    optimizer.state[parameter] = {"step": torch.tensor(0.0), "exp_avg": flat.rows[1], "exp_avg_sq": flat.rows[2]}
-    return optimizer

@@ -34,6 +34,7 @@ from wash_hpc.methods import Method
 from wash_hpc.parallel.reducer import Reducer, Scope
 from wash_hpc.parallel.world import World
 from wash_hpc.provenance import describe_run
+from wash_hpc.rates import PARTS, Rates
 from wash_hpc.storage.checkpoint import Manifest, MemberState, write_manifest, write_member
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
@@ -54,7 +55,7 @@ class Observer:
         method: counts what was sent.
         averages: of the member over its steps.
         evaluator: judges.
-        clock: the loop's; seconds by the names data, compute and exchange.
+        clock: the loop's; seconds by the names of `rates.PARTS`.
         num_steps: of the whole run.
         start: the checkpoint from which the run goes on, or None.
     """
@@ -80,7 +81,6 @@ class Observer:
         self._method = method
         self._averages = averages
         self._evaluator = evaluator
-        self._clock = clock
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
         self._last_logged = 0 if start is None else start.step
@@ -90,7 +90,7 @@ class Observer:
         self._first_step = self._last_logged
         self._seconds_before = start.wall_seconds if start else 0.0
         self._started = time.perf_counter()
-        self._seconds_training = 0.0  # of this rank in this start, in the loop's three parts
+        self._rates = Rates(clock, config.data)
         self._num_images = 0  # of this rank in this start
         self._said_sick = False
         hosts = sorted(set(world.comm.allgather(socket.gethostname())))
@@ -164,6 +164,7 @@ class Observer:
             metric=self._evaluator.metric,
             disagreement=evaluation.disagreement,
             scores={judged: asdict(found) for judged, found in scores.items()},
+            seconds=self._seconds_by_part(),
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._world.is_root:
@@ -176,13 +177,11 @@ class Observer:
 
     def _log(self, step: int) -> None:
         """Reduce what all ranks saw since the last record; the root writes it."""
-        with self._clock("compute"):  # it waits for the device, which may still be computing
-            progress = self._member.read_progress()
-        seconds = self._clock.read()
+        progress = self._member.read_progress()
+        seconds = list(self._rates.read().values())
         num_steps = step - self._last_logged
-        training = sum(seconds.get(name, 0.0) for name in ("data", "compute", "exchange"))
-        per_step = [seconds.get(name, 0.0) / num_steps for name in ("data", "compute", "exchange")]
-        rates = [progress.num_images / training, float(progress.num_predictions)]
+        per_step = [part / num_steps for part in seconds]
+        rates = [progress.num_images / sum(seconds), float(progress.num_predictions)]
         sums = self._by_member([progress.loss_sum, float(progress.num_correct), *rates, *per_step])
         moved, sent = self._totals()
         every = self._config.log.consensus_every_steps
@@ -199,7 +198,8 @@ class Observer:
             images_per_second=sums[:, 2],
             data_seconds=sums[:, 4] / replicas,
             compute_seconds=sums[:, 5] / replicas,
-            exchange_seconds=sums[:, 6] / replicas,
+            reduce_seconds=sums[:, 6] / replicas,
+            exchange_seconds=sums[:, 7] / replicas,
             values_moved=moved,
             bytes_sent=sent,
             consensus_distance=float(distances.square().sum().sqrt()),
@@ -212,8 +212,10 @@ class Observer:
         if sick and not self._said_sick:
             self._said_sick = True
             self._progress.say(f"step {step}: the loss of member {', '.join(sick)} is not finite; lower optimizer.lr?")
+        warning = self._rates.warn(record, num_steps)
+        if warning is not None:
+            self._progress.say(warning)
         self._last_logged = step
-        self._seconds_training += training
         self._num_images += progress.num_images
 
     def _record(self, step: int, evaluation: Evaluation) -> None:
@@ -260,6 +262,7 @@ class Observer:
                 num_parameters=self._member.flat.values.numel(),
                 seed=self._config.run.seed,
                 optimizer=self._config.optimizer.name,
+                channels_last=self._config.train.channels_last,
                 values_moved=moved.tolist(),
                 bytes_sent=sent.tolist(),
                 wall_seconds=self._wall_seconds(),
@@ -273,9 +276,14 @@ class Observer:
 
     def _images_per_second(self) -> float | None:
         """Training images of one member in a second of training, in this start, mean over members."""
-        rate = self._num_images / self._seconds_training if self._num_images else math.nan
+        rate = self._num_images / sum(self._rates.seconds.values()) if self._num_images else math.nan
         rates = self._by_member([rate])[:, 0]  # of all replicas of a member together
         return float(rates.mean()) if np.isfinite(rates).all() else None
+
+    def _seconds_by_part(self) -> dict[str, float | None]:
+        """Of the training steps of this start, mean over ranks."""
+        sums = self._by_member(list(self._rates.seconds.values())).sum(axis=0)
+        return dict(zip(PARTS, (sums / self._world.layout.size).tolist(), strict=True))
 
     def _totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """([M], [M]) int64: scalars moved and bytes sent by each member, all its replicas together, over all starts."""

@@ -21,12 +21,12 @@ from wash_hpc.draw_cost import DrawCost, bytes_of_draw, measure_alternatives, me
 from wash_hpc.ensemble.flat import Flat, get_statistics, merge_layers
 from wash_hpc.ensemble.repair import num_hidden_channels
 from wash_hpc.errors import ConfigError
-from wash_hpc.member import num_state_rows
 from wash_hpc.method_cost import LayerShare, MethodCost, Sizes, predict_method, share_out
 from wash_hpc.methods import each_method, require_methods
 from wash_hpc.methods.drawing import make_drawer
 from wash_hpc.methods.due import counted_in_steps
 from wash_hpc.models import build_model
+from wash_hpc.optimizer import num_state_rows
 from wash_hpc.parallel.link import Link
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.topology import Topology

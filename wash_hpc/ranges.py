@@ -97,6 +97,13 @@ def _training_rules(config: Config) -> list[Rule]:
     return [
         ("train.epochs", train.epochs, train.epochs >= 1, "at least 1"),
         ("train.steps", train.steps, _at_least(1, train.steps), "at least 1, or null"),
+        ("train.accumulate", train.accumulate, train.accumulate >= 1, "at least 1"),
+        (
+            "train.cuda_graph",
+            train.cuda_graph,
+            not (train.cuda_graph and train.precision == "fp16"),
+            "false with train.precision=fp16, whose scale decides at every step whether there is an update; use bf16",
+        ),
         *(
             (f"train.{key}", values, bool(values) and min(values) >= 0, "a number, 0 or more, or a list of such")
             for key, values in (("mixup", train.mixup), ("cutmix", train.cutmix))

@@ -12,6 +12,7 @@ it is due (inside `observer.after_step`). The order is always compute, communica
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
 from wash_hpc.ensemble.averages import Averages, snapshot_steps
-from wash_hpc.ensemble.flat import describe_parameters, trainable_parameters
+from wash_hpc.ensemble.flat import describe_parameters, to_channels_last, trainable_parameters
 from wash_hpc.errors import ConfigError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.member import Member
@@ -61,7 +62,8 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
     world, layout, source, num_steps = setup.world, setup.world.layout, setup.source, setup.num_steps
 
     reducer = setup.make_reducer(world)
-    member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer)
+    clock = Stopwatch(setup.device)
+    member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer, clock)
     per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
     method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
     averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
@@ -69,7 +71,6 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
     notes = on_root(comm, lambda: create_folder(config))
     everything = Shard(layout.rank, layout.size)
     evaluator = Evaluator(config, source, setup.scratch, layout.num_members, everything, reducer)
-    clock = Stopwatch()
     observer = Observer(
         config, source, world, reducer, member, method, averages, evaluator, clock, num_steps, setup.start
     )
@@ -100,7 +101,8 @@ class Setup:
 
     Attributes:
         world: the ranks.
-        source: the images, on this rank's device.
+        device: this rank's.
+        source: the images, on the device.
         num_steps: of the whole run.
         model: this member's network with its initial weights, on the device.
         scratch: another one for evaluation.
@@ -109,6 +111,7 @@ class Setup:
     """
 
     world: World
+    device: torch.device
     source: Source
     num_steps: int
     model: nn.Module
@@ -138,7 +141,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
         model, scratch = (make_initial_model(config, source, layout.member, device) for _ in range(2))
         num_parameters = sum(parameter.numel() for _, parameter in trainable_parameters(model))
         if start is not None:
-            start.require_fit(layout.num_members, num_parameters, num_steps, config.run.seed, config.optimizer.name)
+            start.require_fit(config, layout.num_members, num_parameters, num_steps)
         make_reducer = reducer_class(config.parallel.reducer)
         import_h5py()  # the root writes metrics: a library that is missing is said before anything is written
         source.check_files(Shard(layout.rank, layout.size))
@@ -146,7 +149,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
     # Each rank has read its own copy of the data, and built its own model for what it found there.
     world.require_same_items(describe_parameters(model), "the members' parameters")
     world.require_same(source.num_train, "the number of training images")
-    return Setup(world, source, num_steps, model, scratch, make_reducer, start)
+    return Setup(world, device, source, num_steps, model, scratch, make_reducer, start)
 
 
 def continue_from(
@@ -182,8 +185,13 @@ def choose_device(config: Config, world: World) -> torch.device:
     if config.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not config.run.deterministic  # of fixed shapes, the fastest kernels are found once
+    if config.train.compile and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise ConfigError("train.compile=true: torch.compile needs a C++ compiler, and there is no g++ on PATH")
     kind = config.parallel.device
     if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        if config.train.cuda_graph:
+            raise ConfigError("train.cuda_graph=true: this rank has no GPU, and only there is there a CUDA graph")
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("parallel.device=cuda: torch sees no GPU on this host; use auto or cpu")
@@ -223,6 +231,12 @@ def require_divisible_batch(config: Config, num_replicas: int) -> None:
         raise ConfigError(
             f"data.batch_size={config.data.batch_size}: expected a multiple of the {num_replicas} replicas of a member"
         )
+    parts = num_replicas * config.train.accumulate
+    if config.data.batch_size % parts:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate}: data.batch_size={config.data.batch_size} of {num_replicas} "
+            f"replica{'s' * (num_replicas > 1)} cannot be cut into so many equal parts; expected a multiple of {parts}"
+        )
     if any(config.train.mixup + config.train.cutmix) and config.data.batch_size % (2 * num_replicas):
         raise ConfigError(
             f"data.batch_size={config.data.batch_size}: expected a multiple of {2 * num_replicas}, because train.mixup "
@@ -240,4 +254,6 @@ def make_initial_model(config: Config, source: Source, member: int, device: torc
     """The network with a member's initial weights, a function of (seed, member), or of the seed alone."""
     torch.manual_seed(torch_seed(config.run.seed, Stream.WEIGHTS, 0 if config.ensemble.same_init else member))
     model = build_model(config.model.name, source.image_shape, source.num_classes, config.model.width)
+    if config.train.channels_last:
+        to_channels_last(model, device)
     return model.to(device)

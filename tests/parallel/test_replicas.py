@@ -31,9 +31,12 @@ def test_replicas_of_a_member_stay_equal_bit_for_bit(mpi_ranks):
 
 def train_with_and_without_overlap(world: World, kind: str) -> None:
     reducer = reducer_class(kind)(world)
-    for overlap in ("false", "true"):
+    for overlap, channels_last, parts in (("false", "true", 2), ("true", "false", 1)):
         config = tiny_config(
-            "data.batch_size=12",
+            "data.batch_size=24",
+            "model.width=8",
+            f"train.channels_last={channels_last}",
+            f"train.accumulate={parts}",
             "method.optimizer_state=true",
             f"method.overlap={overlap}",
             "train.mixup=0.5",
@@ -52,10 +55,10 @@ def train_and_compare_replicas(config: Config, world: World, reducer: Reducer) -
     member = Member(model, config, layout.member, layout.replica, NUM_STEPS, reducer)
     method = make_method(method_context(config, world, member.flat, reducer, model, source))
     replica = Shard(layout.replica, layout.num_replicas)
-    batches = source.train(layout.member, replica, 12, 0)
+    batches = source.train(layout.member, replica, 24, 0)
     batches = regularize(batches, config, layout.member, replica, 0, source.num_classes)
     for step, batch in enumerate(islice(batches, NUM_STEPS)):
-        assert len(batch.labels) == 12 // layout.num_replicas
+        assert len(batch.labels) == 24 // layout.num_replicas
         member.step(batch, step)
         method.after_step(step + 1)
         if step == NUM_STEPS - 1:

@@ -85,7 +85,7 @@ def test_loss_and_accuracy_are_of_bytes_and_rates_are_of_windows(keys, tmp_path)
         labels = torch.cat([batch.labels for batch in batches]).flatten()
         assert metrics.loss[0, member] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)))
         assert metrics.accuracy[0, member] == pytest.approx(float((logits.argmax(dim=1) == labels).double().mean()))
-    seconds = metrics.data_seconds + metrics.compute_seconds + metrics.exchange_seconds
+    seconds = metrics.data_seconds + metrics.compute_seconds + metrics.reduce_seconds + metrics.exchange_seconds
     assert np.allclose(metrics.images_per_second * seconds, 8)  # a member's windows a step
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support import tiny_config
 from wash_hpc.storage.checkpoint import (
     CheckpointError,
     Manifest,
@@ -90,13 +91,17 @@ def test_a_missing_member_and_a_broken_manifest_are_named(tmp_path):
         ({"num_members": 4}, r"ensemble\.members=4: the checkpoint holds 2 members"),
         ({"num_parameters": 5}, "5 parameters, the checkpoint's has 3"),
         ({"num_steps": 9}, "train.steps: the run would end after step 9, the checkpoint is of step 10"),
-        ({"seed": 1}, "run.seed=1: the checkpoint's run has seed 0"),
-        ({"optimizer": "adam"}, "optimizer.name=adam: the checkpoint holds the state of sgd"),
+        ({"config": tiny_config("run.seed=1")}, "run.seed=1: the checkpoint's run has seed 0"),
+        ({"config": tiny_config("optimizer.name=adam")}, "optimizer.name=adam: the checkpoint holds the state of sgd"),
+        (
+            {"config": tiny_config("train.channels_last=true")},
+            "train.channels_last=true: the checkpoint's parameters lie",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_naming_the_key(changed, says):
     manifest = Manifest(10, 2, 3, 0, "sgd", [0, 0], [0, 0], 0.0, {})
-    fitting = {"num_members": 2, "num_parameters": 3, "num_steps": 10, "seed": 0, "optimizer": "sgd"}
+    fitting = {"config": tiny_config(), "num_members": 2, "num_parameters": 3, "num_steps": 10}
     manifest.require_fit(**fitting)
     with pytest.raises(CheckpointError, match=says):
         manifest.require_fit(**{**fitting, **changed})

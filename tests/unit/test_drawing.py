@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.support import tiny_config
 from wash_hpc.config import MethodConfig
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.member import learning_rate
 from wash_hpc.methods.drawing import make_drawer, mean_p_factor, p_factor, why_hardly_any
 from wash_hpc.methods.due import counted_in_steps, due_steps, is_due, why_never_due
 from wash_hpc.models import build_model
+from wash_hpc.optimizer import learning_rate
 from wash_hpc.shuffle.draw import Drawer
 
 

@@ -17,7 +17,7 @@ LEVELS = [
     {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs"},
-    {"report", "methods", "member", "evaluate", "provenance", "file_soup"},
+    {"report", "methods", "optimizer", "cuda_graph", "member", "evaluate", "provenance", "rates", "file_soup"},
     {"observe", "survey"},
     {"train", "predict", "data_facts", "traffic", "method_cost", "doctor", "basin"},
     {"finished", "plan_report", "evaluate_report"},

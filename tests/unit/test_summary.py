@@ -63,6 +63,7 @@ KEYS = [
     "metric",
     "disagreement",
     "scores",
+    "seconds",
 ]
 
 

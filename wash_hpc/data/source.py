@@ -42,6 +42,25 @@ class Batch:
         """What `cross_entropy` compares predictions with: [N] labels, or [N, num_classes] shares of mixed images."""
         return self.labels.flatten() if self.shares is None else self.shares
 
+    def split(self, num_parts: int) -> list[Batch]:
+        """As many parts of equal size, one after the other, of the same memory; it must divide the batch."""
+        size = len(self.labels) // num_parts
+        parts = [None if tensor is None else tensor.split(size) for tensor in (self.images, self.labels, self.shares)]
+        images, labels, shares = parts
+        assert images is not None and labels is not None
+        return [Batch(*part) for part in zip(images, labels, shares or [None] * num_parts, strict=True)]
+
+    def clone(self) -> Batch:
+        """The same in new memory."""
+        shares = None if self.shares is None else self.shares.clone()
+        return Batch(self.images.clone(), self.labels.clone(), shares)
+
+    def copy_(self, other: Batch) -> None:
+        """Take over the content of a batch of the same shapes, in this one's memory; does not wait for the device."""
+        for own, others in ((self.images, other.images), (self.labels, other.labels), (self.shares, other.shares)):
+            if own is not None and others is not None:
+                own.copy_(others, non_blocking=True)
+
 
 @dataclass(frozen=True)
 class Shard:

@@ -12,6 +12,8 @@ from wash_hpc.errors import ConfigError
 
 LayerKind = Literal["tensor", "module", "block"]
 
+_FEWEST_CHANNELS = 8  # of a strided 1x1 convolution in channels-last memory on a CPU
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -26,7 +28,8 @@ class Flat:
     """The trainable parameters of a model, moved into one vector of which they become views.
 
     After construction `model`'s parameters and their `.grad` are views of `values` and `gradients`: what an optimizer,
-    an exchange or an average does to the vectors is done to the model, and nothing is ever copied back.
+    an exchange or an average does to the vectors is done to the model, and nothing is ever copied back. Each parameter
+    lies in the vector as it lay in memory before, so that a model in channels-last memory stays in it.
 
     Args:
         model: all its trainable parameters must have one dtype and one device.
@@ -54,10 +57,10 @@ class Flat:
         start = 0
         for name, parameter in named:
             end = start + parameter.numel()
-            view = self.values[start:end].view(parameter.shape)
+            view = _view_like(parameter, self.values[start:end])
             view.copy_(parameter.detach())
             parameter.data = view
-            parameter.grad = self.gradients[start:end].view(parameter.shape)
+            parameter.grad = _view_like(parameter, self.gradients[start:end])
             self.layers.append(Layer(name, start, end - start))
             start = end
 
@@ -65,6 +68,35 @@ class Flat:
     def values(self) -> Tensor:
         """[P], the parameters."""
         return self.rows[0]
+
+
+def to_channels_last(model: nn.Module, device: torch.device) -> None:
+    """Have the weights of convolutions lie in memory as [out, H, W, in]; their shapes stay [out, in, H, W].
+
+    Raises:
+        ConfigError: the model cannot be trained so on this device.
+    """
+    for name, module in model.named_modules():
+        if device.type == "cpu" and isinstance(module, nn.Conv2d) and _corrupts_memory(module):
+            raise ConfigError(
+                f"train.channels_last=true: on a CPU torch corrupts memory in {name}, a 1x1 convolution with a stride "
+                f"and fewer than {_FEWEST_CHANNELS} channels; set it to false, or model.width higher"
+            )
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _corrupts_memory(layer: nn.Conv2d) -> bool:
+    """Whether oneDNN 3.10 (of torch 2.11) writes beyond its memory in the layer's backward pass, channels last."""
+    return layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < _FEWEST_CHANNELS
+
+
+def _view_like(parameter: nn.Parameter, part: Tensor) -> Tensor:
+    """A contiguous part of a vector, seen with a parameter's shape and its order in memory."""
+    if parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+        return part.as_strided(parameter.shape, parameter.stride())
+    return part.view(parameter.shape)
 
 
 def trainable_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat, merge_layers
-from wash_hpc.member import relative_learning_rate
 from wash_hpc.methods.due import due_steps
+from wash_hpc.optimizer import relative_learning_rate
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.probability import layer_probabilities
 from wash_hpc.shuffle.topology import Topology

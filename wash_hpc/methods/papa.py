@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from wash_hpc.ensemble.flat import set_statistics
-from wash_hpc.member import relative_learning_rate
 from wash_hpc.methods import Method
 from wash_hpc.methods.averaging import pull, statistics_of_member
+from wash_hpc.optimizer import relative_learning_rate
 
 
 class Papa(Method):

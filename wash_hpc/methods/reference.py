@@ -17,10 +17,11 @@ from wash_hpc.config import Config
 from wash_hpc.data.source import Shard, Source
 from wash_hpc.ensemble.flat import get_statistics, set_statistics
 from wash_hpc.ensemble.repair import mean_of_channels, measure_channels, repair
-from wash_hpc.member import Member, relative_learning_rate
+from wash_hpc.member import Member
 from wash_hpc.methods import each_method
 from wash_hpc.methods.drawing import make_drawer, p_factor
 from wash_hpc.methods.due import is_due
+from wash_hpc.optimizer import relative_learning_rate
 from wash_hpc.shuffle.draw import Drawer
 from wash_hpc.shuffle.partition import Partition
 from wash_hpc.shuffle.reference import draw_slowly, partition_slowly, shuffle_members

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from wash_hpc.config import Config
 from wash_hpc.errors import RunFolderError
 from wash_hpc.storage.files import make_folder, write_atomically
 
@@ -38,6 +39,7 @@ class Manifest:
         num_parameters: P.
         seed: the run's.
         optimizer: its name.
+        channels_last: `train.channels_last`, the order of the parameters in memory.
         values_moved: scalars sent so far, one number a member.
         bytes_sent: payload sent so far, one number a member.
         wall_seconds: of training so far, over all starts.
@@ -53,17 +55,23 @@ class Manifest:
     bytes_sent: list[int]
     wall_seconds: float
     checksums: dict[str, str]
+    channels_last: bool = False
 
-    def require_fit(self, num_members: int, num_parameters: int, num_steps: int, seed: int, optimizer: str) -> None:
+    def require_fit(self, config: Config, num_members: int, num_parameters: int, num_steps: int) -> None:
         """Refuse to continue as another run.
 
         Raises:
             CheckpointError: naming the key that has changed.
         """
+        seed, optimizer, channels_last = config.run.seed, config.optimizer.name, config.train.channels_last
         if seed != self.seed:
             raise CheckpointError(f"run.seed={seed}: the checkpoint's run has seed {self.seed}")
         if optimizer != self.optimizer:
             raise CheckpointError(f"optimizer.name={optimizer}: the checkpoint holds the state of {self.optimizer}")
+        if channels_last != self.channels_last:
+            raise CheckpointError(
+                f"train.channels_last={str(channels_last).lower()}: the checkpoint's parameters lie in the other order"
+            )
         if num_steps < self.step:
             raise CheckpointError(
                 f"train.steps: the run would end after step {num_steps}, the checkpoint is of step {self.step}"

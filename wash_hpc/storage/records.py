@@ -22,11 +22,12 @@ class TrainRecord:
         step: optimizer updates done.
         epoch: passes over the training set done, with its fraction.
         lr: learning rate of the step.
-        loss: [M] float, mean over the steps since the last record; so are the next five.
+        loss: [M] float, mean over the steps since the last record; so are the next six.
         accuracy: [M] float, fraction of the training images.
         images_per_second: [M] float.
         data_seconds: [M] float, waiting for images, per step.
         compute_seconds: [M] float, forward, backward and optimizer, per step.
+        reduce_seconds: [M] float, waiting for the mean of gradients over replicas, per step.
         exchange_seconds: [M] float, per step.
         values_moved: [M] int64, scalars sent to other members since the run began.
         bytes_sent: [M] int64, payload sent to other members since the run began.
@@ -42,6 +43,7 @@ class TrainRecord:
     images_per_second: Floats
     data_seconds: Floats
     compute_seconds: Floats
+    reduce_seconds: Floats
     exchange_seconds: Floats
     values_moved: Integers
     bytes_sent: Integers
@@ -92,6 +94,7 @@ class Metrics:
     images_per_second: Floats
     data_seconds: Floats
     compute_seconds: Floats
+    reduce_seconds: Floats
     exchange_seconds: Floats
     values_moved: Integers
     bytes_sent: Integers
@@ -144,6 +147,7 @@ TRAIN = (
     Dataset("train/images_per_second", "member"),
     Dataset("train/data_seconds", "member"),
     Dataset("train/compute_seconds", "member"),
+    Dataset("train/reduce_seconds", "member", like="train/compute_seconds"),
     Dataset("train/exchange_seconds", "member"),
     Dataset("shuffle/values_moved", "member", np.int64),
     Dataset("shuffle/bytes_sent", "member", np.int64),

@@ -39,6 +39,8 @@ class Summary:
         bytes_sent_per_member: payload sent by one member to others over the whole run, mean over members.
         wall_seconds: of the whole run, evaluations included, over all starts.
         images_per_second_per_member: training images.
+        seconds: of the training steps of this start, by part of a step, of one rank, mean over ranks: `data` waiting
+            for images, `compute`, `reduce` waiting for the mean of gradients over replicas, `exchange` with members.
         left_out_members: those whose weights are not finite, or became so during the run; in no mean, ensemble or soup.
         metric: what the run is judged by first, `accuracy` or, for text, `perplexity`.
         disagreement: share of test predictions on which two members name different classes, mean over pairs; None for
@@ -72,6 +74,7 @@ class Summary:
     metric: str = "accuracy"
     disagreement: float | None = None
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=dict)
 
     def score(self, judged: str, name: str) -> float | None:
         """One of `scores`; None where it was not made or is not a number."""
@@ -86,9 +89,16 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     "float | None": ("a number or null", (int, float, type(None))),
     "list[int]": ("a list", (list,)),
     "dict[str, dict[str, float | None]]": ("an object", (dict,)),
+    "dict[str, float | None]": ("an object", (dict,)),
 }
 
-_LATER_KEYS: dict[str, Any] = {"left_out_members": [], "metric": "accuracy", "disagreement": None, "scores": {}}
+_LATER_KEYS: dict[str, Any] = {
+    "left_out_members": [],
+    "metric": "accuracy",
+    "disagreement": None,
+    "scores": {},
+    "seconds": {},
+}
 """What is read where a summary is of an early version, which did not write them."""
 
 
@@ -151,6 +161,10 @@ def _checked(file: Path, content: Any) -> Summary:
             raise RunFolderError(
                 f"{file}: scores.{judged}={json.dumps(scores)}: expected an object of numbers or nulls"
             )
+    if not all(_is_number_or_null(value) for value in content["seconds"].values()):
+        raise RunFolderError(
+            f"{file}: seconds={json.dumps(content['seconds'])}: expected an object of numbers or nulls"
+        )
     return Summary(**{key.name: content[key.name] for key in fields(Summary)})
 
 
