@@ -9,17 +9,22 @@ import json
 import os
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.support import TINY, mpirun, tiny_config, train
+from tests.support import TINY, AloneReducer, mpirun, tiny_config, train
+from wash_hpc.clock import Stopwatch
 from wash_hpc.config import load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Batch, Shard
+from wash_hpc.ensemble.flat import get_statistics, to_channels_last
+from wash_hpc.member import Member
+from wash_hpc.models import build_model
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.parallel.overlap import OverlappedExchange
 from wash_hpc.shuffle.draw import Drawer
@@ -137,6 +142,135 @@ def test_regularised_batches_on_a_gpu_equal_those_on_the_cpu():
 def test_a_run_on_one_gpu_finishes(tmp_path, reducer):
     run = train(tmp_path, "run", 1, *CUDA, f"parallel.reducer={reducer}", "train.precision=bf16")
     assert read_summary(run).steps == 8
+
+
+def gpu_member(*overrides: str, model: str = "resnet_small") -> Member:
+    config = tiny_config("optimizer.schedule=constant", "data.batch_size=16", *overrides)
+    torch.manual_seed(0)
+    network = build_model(model, (3, 16, 16), 4, 16)
+    if config.train.channels_last:
+        to_channels_last(network, torch.device("cuda"))
+    return Member(network.cuda(), config, 0, 0, 50, AloneReducer())
+
+
+def gpu_batch(step: int) -> Batch:
+    random = torch.Generator().manual_seed(step)
+    images = torch.randn(16, 3, 16, 16, generator=random)
+    return Batch(images.cuda(), torch.randint(4, (16,), generator=random).cuda())
+
+
+@pytest.fixture
+def deterministic():
+    """Kernels that give the same bits every time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.usefixtures("deterministic")
+def test_replayed_steps_equal_those_that_are_not_bit_for_bit(precision, optimizer, parts):
+    keys = [f"train.precision={precision}", f"optimizer.name={optimizer}", f"train.accumulate={parts}"]
+    replayed, plain = (gpu_member(*keys, f"train.cuda_graph={kind}") for kind in ("true", "false"))
+    place = replayed.flat.storage.data_ptr()
+    for step in range(12):  # the first three are the warm-up, the fourth is recorded
+        replayed.step(gpu_batch(step), step)
+        plain.step(gpu_batch(step), step)
+        assert torch.equal(replayed.flat.rows, plain.flat.rows), step
+    assert replayed.flat.storage.data_ptr() == place
+    assert torch.equal(get_statistics(replayed.model), get_statistics(plain.model))
+    assert replayed.read_progress() == plain.read_progress()
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_a_shuffle_between_replayed_steps_is_seen_by_the_next():
+    members = [gpu_member(f"train.cuda_graph={kind}") for kind in ("true", "false")]
+    for step in range(8):
+        for member in members:
+            member.step(gpu_batch(step), step)
+            member.flat.values[::7] = member.flat.values[::7].flip(0)
+    assert torch.equal(members[0].flat.rows, members[1].flat.rows)
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_dropout_in_replayed_steps_draws_from_the_seed_of_the_step():
+    torch.manual_seed(0)
+    rows = []
+    for kind in ("true", "false"):
+        torch.manual_seed(0)
+        layers = [torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(768, 4)]
+        config = tiny_config(f"train.cuda_graph={kind}")
+        member = Member(torch.nn.Sequential(*layers).cuda(), config, 0, 0, 50, AloneReducer())
+        for step in range(10):
+            member.step(gpu_batch(step), step)
+        rows.append(member.flat.rows)
+    assert torch.equal(*rows)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["train.precision=bf16", "train.channels_last=true"],
+        ["train.precision=fp16"],
+        ["train.cuda_graph=true"],
+        ["optimizer.name=adamw"],
+    ],
+    ids=str,
+)
+def test_between_logs_a_step_never_waits_for_the_gpu(keys):
+    member, clock = gpu_member(*keys), Stopwatch(torch.device("cuda"))
+    batches = [gpu_batch(step) for step in range(10)]
+    for step in range(5):
+        member.step(batches[step], step)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(5, 10):
+            with clock("compute"):
+                member.step(batches[step], step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert clock.read()["compute"] > 0
+
+
+def test_one_kernel_makes_the_update():
+    member = gpu_member()
+    member.step(gpu_batch(0), 0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        member._update()
+        torch.cuda.synchronize()
+    kernels = [event.name for event in profile.events() if "memcpy" not in event.name.lower()]
+    assert len(kernels) == 1, kernels
+
+
+def test_the_stopwatch_counts_what_the_gpu_waited_for_and_not_what_the_host_did():
+    clock, work = Stopwatch(torch.device("cuda")), torch.randn(4096, 4096, device="cuda")
+    for _ in range(3):
+        work @ work
+    torch.cuda.synchronize()
+    with clock("compute"):
+        for _ in range(200):
+            work @ work
+    with clock("data"):
+        time.sleep(0.001)  # the host fetches while the GPU computes
+    busy = clock.read()
+    assert busy["data"] < 0.25 * busy["compute"]
+    with clock("data"):
+        time.sleep(0.1)  # the GPU has nothing to do
+    assert clock.read()["data"] > 0.09
+
+
+def test_the_step_is_timed_beside_a_plain_loop_on_a_gpu():
+    """Leaves the figures in build/; ranks share the GPU where there are fewer GPUs than ranks."""
+    for name, more in (("", []), ("_graph", ["--cuda-graph"])):
+        command = [sys.executable, "tools/bench_train.py", "--device", "cuda", "--batch-size", "128", "--json", *more]
+        done = subprocess.run([*command, "--channels-last"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        Path("build").mkdir(exist_ok=True)
+        Path(f"build/bench_train_gpu{name}.json").write_text(done.stdout)
+        assert json.loads(done.stdout)["ours_over_plain"] > 0
 
 
 def test_a_run_of_members_and_replicas_that_share_a_gpu_finishes(tmp_path):

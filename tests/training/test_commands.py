@@ -245,3 +245,26 @@ def test_the_exchange_is_measured_beside_its_floor():
     )
     assert set(promised.split()) <= set(figures)
     assert abs(figures["bytes_sent"] - figures["bytes_predicted"]) < figures["bytes_deviation_allowed"]
+
+
+def test_the_benchmark_of_the_step_compares_the_same_model_three_ways():
+    """That it runs and says all that it promises; figures are for a quiet machine (docs/results.md)."""
+    small = ["--model", "mlp", "--batch-size", "4", "--image-size", "8", "--rounds", "5", "--json"]
+    done = subprocess.run([sys.executable, "tools/bench_train.py", *small], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    for loop in ("plain", "independent", "wash"):
+        assert figures[f"{loop}_images_per_second"] == pytest.approx(4 / figures[f"{loop}_seconds"])
+    assert figures["ours_over_plain"] > 0
+    assert figures["wash_over_independent"] > 0
+    assert 0 < figures["wash_exchange_share"] < 1
+    assert figures["bytes_sent_per_step"] > 0
+    assert figures["peak_bytes_more_than_plain"] == figures["wash_peak_bytes"] - figures["plain_peak_bytes"]
+    assert figures["exchange_buffer_bytes"] > 0
+
+
+def test_the_benchmark_of_the_step_refuses_a_model_that_does_not_exist_in_a_sentence():
+    command = [sys.executable, "tools/bench_train.py", "--model", "resnet51"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("bench_train.py: model.name=resnet51: there is no such name")
