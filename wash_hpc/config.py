@@ -57,6 +57,7 @@ class DataConfig:
     path: str | None = None
     batch_size: int = 64  # images, or windows of text, per step of one member, shared out over its replicas
     workers: int = 2  # DALI threads a rank
+    on_bad_file: Literal["stop", "skip"] = "stop"  # image files that cannot be read or decoded; skip: count, go on
     held_out: float = 0.02  # share of train kept for selection, where the set has no validation split of its own
     image_size: int = 224  # image_folder: side of a training crop and of the centre crop in evaluation
     resize: int = 256  # image_folder: shorter side before the centre crop

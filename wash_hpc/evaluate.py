@@ -120,7 +120,8 @@ class Evaluator:
             },
             disagreement=float(sums[-1] / (num_pairs * sums[0])) if num_pairs else math.nan,
             soup=self._weights(),
-            num_images=self._source.num_images(split),
+            # Images that could not be decoded are not in the tally (data.on_bad_file=skip).
+            num_images=int(sums[0]) if self.metric == "accuracy" else self._source.num_images(split),
             left_out=left_out,
         )
 

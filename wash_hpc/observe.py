@@ -35,6 +35,7 @@ from wash_hpc.parallel.reducer import Reducer, Scope
 from wash_hpc.parallel.world import World
 from wash_hpc.provenance import describe_run
 from wash_hpc.rates import PARTS, Rates
+from wash_hpc.skipped import SkippedFiles
 from wash_hpc.storage.checkpoint import Manifest, MemberState, write_manifest, write_member
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
@@ -100,6 +101,7 @@ class Observer:
         self._progress = ProgressReport(
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
+        self._skipped = SkippedFiles(config, source, world, self._progress.say)
 
     def say_start(self, notes: list[str]) -> None:
         """Say what members drew, what the method notes or warns of, and what `create_folder` noted."""
@@ -165,6 +167,7 @@ class Observer:
             disagreement=evaluation.disagreement,
             scores={judged: asdict(found) for judged, found in scores.items()},
             seconds=self._seconds_by_part(),
+            skipped_files=self._skipped.total(),
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._world.is_root:
@@ -202,6 +205,7 @@ class Observer:
             exchange_seconds=sums[:, 7] / replicas,
             values_moved=moved,
             bytes_sent=sent,
+            skipped_files=self._skipped.by_member(),
             consensus_distance=float(distances.square().sum().sqrt()),
             consensus_distance_per_layer=distances.numpy(),
         )

@@ -24,6 +24,7 @@ from wash_hpc.ensemble.curvature import Vector, hessian_times, top_eigenvalues
 from wash_hpc.ensemble.flat import get_statistics, trainable_parameters
 from wash_hpc.ensemble.landscape import Judgement, dot
 from wash_hpc.ensemble.soup import Weights
+from wash_hpc.errors import DataError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.parallel.reducer import Reducer, Scope
 from wash_hpc.seeds import Stream, generator
@@ -179,4 +180,9 @@ def _at_positions(batches: Iterator[Batch], part: range, chosen: NDArray[np.int6
         start += len(batch.labels)
         if len(keep):
             kept.append(Batch(batch.images[keep], batch.labels[keep]))
+    if start != len(part):
+        raise DataError(
+            f"{len(part) - start} images cannot be read or decoded, and a survey needs all; "
+            "data.on_bad_file=stop names the first"
+        )
     return kept

@@ -7,11 +7,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import nn
 
-from tests.support import TINY, mpirun
+from tests.support import TINY, equal_weights, mpirun
 from wash_hpc.errors import WashError
+from wash_hpc.storage.metrics import read_metrics
 
 # What is given, and what the sentence must say.
 MISTAKES = [
@@ -163,6 +165,38 @@ def test_mistakes_in_an_image_folder_are_refused_on_all_ranks_with_the_place(mpi
     refuse(tmp_path, comm, [*shape, different], "different/test.*missing: 7")
     no_image = spoil("no_image", lambda root: (root / "train" / "5" / "zz.jpg").write_text("not an image"))
     refuse(tmp_path, comm, [*shape, no_image], "train/5/zz.jpg")
+
+
+@pytest.mark.mpi(ranks=[2], timeout=120)
+def test_a_run_goes_on_without_files_that_cannot_be_decoded_and_counts_them(
+    mpi_ranks, comm, tmp_path, digits_folder, capsys
+):
+    """Whichever rank meets one, all learn of it; and continued from a checkpoint the run comes to the same weights."""
+    from wash_hpc.train import train
+
+    root = Path(comm.bcast(str(tmp_path))) / "spoilt"
+    if comm.rank == 0:
+        shutil.copytree(digits_folder, root)
+        for file in (*sorted((root / "train" / "3").iterdir())[:40], *sorted((root / "test" / "8").iterdir())[:2]):
+            file.write_bytes(file.read_bytes()[:-30])
+    comm.Barrier()
+    shape = ["data.name=image_folder", "data.image_size=16", "data.resize=16", f"data.path={root}"]
+    run = [*TINY, *shape, f"run.dir={root.parent}", "checkpoint.every_steps=4", "parallel.reducer=mpi"]
+    skip = [*run, "data.on_bad_file=skip", "log.progress=lines"]
+    summary = train(None, [*skip, "run.name=whole"])
+    said = capsys.readouterr().out
+    records = read_metrics(root.parent / "whole").skipped_files
+    assert records.shape == (2, 2)
+    assert (np.diff(records, axis=0) >= 0).all()
+    assert 2 < summary.skipped_files <= 42
+    assert records[-1].max() <= summary.skipped_files
+    assert (said.count("such files are left out (data.on_bad_file=skip)") == 1) == (comm.rank == 0)
+    assert f"{root}/train/3/" in said or comm.rank > 0
+
+    train(None, [*skip, "run.name=parts", "train.steps=4", "optimizer.schedule=constant"])
+    train(None, [*skip, "run.name=parts", "checkpoint.resume=must", "optimizer.schedule=constant"])
+    train(None, [*skip, "run.name=straight", "optimizer.schedule=constant"])
+    assert equal_weights(root.parent / "parts", root.parent / "straight")
 
 
 @pytest.mark.mpi(ranks=[2], timeout=120)

@@ -23,7 +23,7 @@ from wash_hpc.data import open_source
 from wash_hpc.data.augment import MIRROR, draw_windows, first_valid_window
 from wash_hpc.data.dali import random_window
 from wash_hpc.data.folder import scan_splits
-from wash_hpc.data.image_folder import FolderSource
+from wash_hpc.data.image_source import ImageSource
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Batch, Shard, batch_positions
 from wash_hpc.errors import DataError
@@ -58,10 +58,10 @@ def _turned() -> Image.Exif:
     return exif
 
 
-def open_photos(photos: Path, *overrides: str) -> FolderSource:
+def open_photos(photos: Path, *overrides: str) -> ImageSource:
     keys = [f"data.path={photos}", "data.mean=[0,0,0]", "data.std=[1,1,1]", "data.held_out=0", *overrides]
     source = open_source(load_config(None, keys), CPU)
-    assert isinstance(source, FolderSource)
+    assert isinstance(source, ImageSource)
     return source
 
 
@@ -75,9 +75,9 @@ def test_evaluation_equals_torchvisions_resize_and_centre_crop(photos: Path) -> 
     images = torch.cat([batch.images for batch in source.evaluate("test", Shard(), 5)])
     files = scan_splits(str(photos)).test
     for position, image in enumerate(images):
-        difference = (image - torchvision(read(files.path(position)))).abs()
-        assert difference.mean() < TOLERANCE, files.path(position)
-        assert difference.max() < 3 * TOLERANCE, files.path(position)
+        difference = (image - torchvision(read(files.name(position)))).abs()
+        assert difference.mean() < TOLERANCE, files.name(position)
+        assert difference.max() < 3 * TOLERANCE, files.name(position)
 
 
 def test_training_crops_equal_torchvisions_for_the_same_windows(photos: Path) -> None:
@@ -88,12 +88,12 @@ def test_training_crops_equal_torchvisions_for_the_same_windows(photos: Path) ->
         for image, position, numbers in zip(
             batch.images, batch_positions(0, 3, step, num_images, num_images), draws, strict=True
         ):
-            photo = read(files.path(position))
+            photo = read(files.name(position))
             window = first_valid_window(numbers, photo.height, photo.width)
             expected = transforms.ToTensor()(functional.resized_crop(photo, *window, [224, 224], antialias=True))
             if numbers[MIRROR]:
                 expected = expected.flip(2)
-            assert (image - expected).abs().mean() < TOLERANCE, (files.path(position), window)
+            assert (image - expected).abs().mean() < TOLERANCE, (files.name(position), window)
 
 
 def test_without_augmentation_training_shows_what_evaluation_shows(photos: Path) -> None:

@@ -68,6 +68,7 @@ def train_record(step: int, num_members: int = 3, mark: float = 0.0) -> TrainRec
         exchange_seconds=row + 5,
         values_moved=np.arange(num_members) + 2**40 * step,
         bytes_sent=np.arange(num_members) + 2**42 * step,
+        skipped_files=np.arange(num_members) + step,
         consensus_distance=float(step),
         consensus_distance_per_layer=step + np.arange(len(LAYERS)) / 10,
     )
@@ -157,6 +158,7 @@ def test_the_file_has_the_promised_datasets_and_types(tmp_path: Path) -> None:
         "train/exchange_seconds": ((2, 3), "float64"),
         "shuffle/values_moved": ((2, 3), "int64"),
         "shuffle/bytes_sent": ((2, 3), "int64"),
+        "data/skipped_files": ((2, 3), "int64"),
         "ensemble/consensus_distance": ((2,), "float64"),
         "ensemble/consensus_distance_per_layer": ((2, 3), "float64"),
         "evaluate/step": ((1,), "int64"),
@@ -180,6 +182,16 @@ def test_files_of_before_likelihood_was_written_are_read_and_joined_with_later_o
     assert metrics.evaluate_step.tolist() == [1, 2, 3]
     assert np.isnan(metrics.member_nll).all(axis=1).tolist() == [True, True, False]
     assert np.isnan(metrics.ensemble_nll).tolist() == np.isnan(metrics.soup_nll).tolist() == [True, True, False]
+
+
+def test_files_of_before_skipped_files_were_counted_are_read_as_none_skipped(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 3))
+    with h5py.File(tmp_path / "metrics/0000.h5", "a") as file:
+        del file["data/skipped_files"]
+    write(tmp_path, range(3, 4))
+    metrics = read_metrics(tmp_path)
+    assert metrics.skipped_files.tolist() == [[0, 0, 0], [0, 0, 0], [3, 4, 5]]
+    assert metrics.skipped_files.dtype == np.int64
 
 
 def test_rows_that_are_not_numbers_are_kept(tmp_path: Path) -> None:

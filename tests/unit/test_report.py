@@ -49,7 +49,20 @@ def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
             loss = np.full(2, NAN) if step == 5 else row
             writer.append_train(
                 TrainRecord(
-                    step, step / 20, 0.1, loss, 1 - row / 2, row, row, row, row, sent, sent, consensus, np.zeros(2)
+                    step,
+                    step / 20,
+                    0.1,
+                    loss,
+                    1 - row / 2,
+                    row,
+                    row,
+                    row,
+                    row,
+                    sent,
+                    sent,
+                    sent,
+                    consensus,
+                    np.zeros(2),
                 )
             )
             if step % 10 == 0:

@@ -38,6 +38,7 @@ SUMMARY = Summary(
     metric="accuracy",
     disagreement=0.031,
     scores={"soup": {"accuracy": 0.987, "top5": 1.0, "nll": 0.0625, "calibration_error": None}},
+    skipped_files=2,
 )
 KEYS = [
     "name",
@@ -64,6 +65,7 @@ KEYS = [
     "disagreement",
     "scores",
     "seconds",
+    "skipped_files",
 ]
 
 
@@ -113,9 +115,9 @@ def test_keys_of_later_versions_are_ignored(tmp_path: Path) -> None:
 
 def test_summaries_of_early_versions_are_read(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    write_object(run, {}, drop=("left_out_members", "metric", "disagreement", "scores"))
+    write_object(run, {}, drop=("left_out_members", "metric", "disagreement", "scores", "skipped_files"))
     early = read_summary(run)
-    assert early == replace(SUMMARY, disagreement=None, scores={})
+    assert early == replace(SUMMARY, disagreement=None, scores={}, skipped_files=0)
     assert (early.score("soup", "nll"), SUMMARY.score("soup", "nll")) == (None, 0.0625)
 
 

@@ -14,6 +14,7 @@ from wash_hpc.data.arrays import ArraySet, ArraySource
 from wash_hpc.data.cifar import load_cifar10, load_cifar100
 from wash_hpc.data.digits import load_digits
 from wash_hpc.data.fashion_mnist import load_fashion_mnist
+from wash_hpc.data.folder import scan_splits
 from wash_hpc.data.source import Source
 from wash_hpc.data.synthetic import make_synthetic
 from wash_hpc.data.text import TextSource
@@ -49,9 +50,9 @@ def open_source(config: Config, device: torch.device) -> Source:
     """
     name = config.data.name
     if name == "image_folder":
-        from wash_hpc.data.image_folder import FolderSource  # DALI is optional, and slow to import
+        from wash_hpc.data.image_source import ImageSource  # DALI is optional, and slow to import
 
-        return FolderSource(config, device)
+        return ImageSource(scan_splits(config.data.path), config, device)
     if name in _ARRAY_SETS:
         return ArraySource(_ARRAY_SETS[name](config), config, device)
     if name == "text":

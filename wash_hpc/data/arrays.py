@@ -93,6 +93,11 @@ class ArraySource:
         self._mean = torch.tensor(images.mean, device=device).view(-1, 1, 1) * 255
         self._std = torch.tensor(images.std, device=device).view(-1, 1, 1) * 255
 
+    @property
+    def skipped_files(self) -> tuple[str, ...]:
+        """None: the set was read whole."""
+        return ()
+
     def num_images(self, split: Split) -> int:
         """How many images a split has; `held_out` may have none."""
         return len(self._splits[split][1])

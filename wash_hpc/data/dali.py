@@ -1,14 +1,16 @@
-"""Image files to batches through DALI, on the CPU or a GPU by one code path. The only module that imports DALI.
+"""The graph by which DALI decodes, cuts out, resizes and normalises images, on the CPU or a GPU by one code path.
 
-The order is ours: a plain Python callback gives DALI, batch by batch, the paths, the labels and the random numbers, so
-that DALI holds no state worth saving and a run resumes at any step exactly.
+The only module that imports DALI. The order is ours: a plain Python callback gives DALI, batch by batch, paths or
+files' bytes, the labels and the random numbers, so that DALI holds no state worth saving and a run resumes at any step
+exactly.
 
-    feed (numpy)                  paths, labels, draws                        Python, a few batches ahead
-      io.file.read                encoded bytes                               C++ threads
+    feed (numpy)                  paths or bytes, labels, draws               Python, a few batches ahead
+      io.file.read                encoded bytes, where paths are given        C++ threads
       peek_image_shape            height and width, hence the crop window     C++ threads
       decoders.image_slice        the window, decoded                         C++ threads, or the GPU's decoder
       resize, normalise, mirror   [B, 3, H, W] float32                        C++ threads, or the GPU
-    Batch (torch)                 shares DALI's memory, and keeps it
+      first and last bytes        [B, 4] uint8, by which cut files are told   C++ threads
+    Batch (torch)                 shares DALI's memory, and keeps it          `decode`
 """
 
 # DALI makes its operators at run time, so mypy sees neither them nor their types.
@@ -16,8 +18,6 @@ that DALI holds no state worth saving and a run resumes at any step exactly.
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +28,7 @@ from numpy.typing import NDArray
 
 from wash_hpc.config import DataConfig
 from wash_hpc.data.augment import HEIGHTS, LEFT, MIRROR, NUM_TRIES, RATIOS, TOP, WIDTHS
-from wash_hpc.data.folder import find_fault
-from wash_hpc.data.source import Batch
-from wash_hpc.errors import DataError, MissingDependencyError
+from wash_hpc.errors import MissingDependencyError
 
 try:
     import nvidia.dali
@@ -46,16 +44,16 @@ Node = Any  # a DataNode of DALI's graph, whose operators are not annotated
 
 
 @dataclass(frozen=True)
-class FileBatch:
-    """What DALI is asked for.
+class Inputs:
+    """What DALI is given for a batch.
 
     Attributes:
-        paths: B paths.
+        files: B arrays of uint8, each a path or the bytes of a file.
         labels: [B] int64.
         draws: [B, 23] float32 as `augment.draw_windows` gives them; None: the centre, not mirrored.
     """
 
-    paths: list[str]
+    files: list[NDArray[np.uint8]]
     labels: NDArray[np.int64]
     draws: NDArray[np.float32] | None
 
@@ -65,41 +63,23 @@ def version() -> str:
     return str(nvidia.dali.__version__)
 
 
-def run_pipeline(
-    feed: Iterator[FileBatch], max_batch_size: int, data: DataConfig, device: torch.device, augment: bool
-) -> Iterator[Batch]:
-    """Decode and resize the images of each batch of a feed, some batches ahead, in background threads.
+def build_pipeline(
+    feed: Iterator[Inputs], are_paths: bool, max_batch_size: int, data: DataConfig, device: torch.device, augment: bool
+) -> Pipeline:
+    """The graph from a feed to images, labels, and the first and last bytes of files.
 
     Args:
         feed: the batches, of at most `max_batch_size` images.
+        are_paths: the feed gives paths; else the files' bytes.
         max_batch_size: sizes DALI's memory.
         data: sizes, normalisation and number of threads.
-        device: where batches are wanted; DALI decodes and resizes there.
+        device: where images and labels are wanted.
         augment: cut out the window that the draws give; else the centre.
 
-    Yields:
-        Batches that stay valid after the next is taken.
-
-    Raises:
-        DataError: a file cannot be read or decoded.
+    Returns:
+        A pipeline whose `run` gives [B, 3, H, W] float32 and [B] int64 on the device, and [B, 4] uint8 on the CPU. It
+        raises StopIteration behind the feed's end, and RuntimeError where a file cannot be read or decoded.
     """
-    recent: deque[list[str]] = deque(maxlen=2 * PREFETCH + 2)
-    pipeline = _build_pipeline(_remember(feed, recent), max_batch_size, data, device, augment)
-    while True:
-        try:
-            images, labels = pipeline.run(torch.cuda.current_stream(device) if device.type == "cuda" else None)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            raise _name_culprit(error, recent) from error
-        # No copy: DALI's dynamic executor hands the memory over, and torch keeps it for as long as the tensor lives.
-        yield Batch(torch.from_dlpack(images.as_tensor()), torch.from_dlpack(labels.as_tensor()))
-
-
-def _build_pipeline(
-    feed: Iterator[FileBatch], max_batch_size: int, data: DataConfig, device: torch.device, augment: bool
-) -> Pipeline:
-    """The DALI graph from paths, labels and draws to images and labels; arguments as in `run_pipeline`."""
     on_gpu = device.type == "cuda"
     pipeline = Pipeline(
         batch_size=max_batch_size,
@@ -111,10 +91,10 @@ def _build_pipeline(
     kinds, axes = [types.UINT8, types.INT64, types.FLOAT], [1, 0, 1]
     num_inputs = 3 if augment else 2
     with pipeline:
-        paths, labels, *draws = fn.external_source(
+        files, labels, *draws = fn.external_source(
             source=_encode(feed), num_outputs=num_inputs, dtype=kinds[:num_inputs], ndim=axes[:num_inputs]
         )
-        encoded = fn.io.file.read(paths, dont_use_mmap=True)  # mapping files is slow on network file systems
+        encoded = _read(files) if are_paths else files
         if augment:
             images = _random_crop(encoded, draws[0], data.image_size, on_gpu)
             mirror: Node = fn.cast(draws[0][MIRROR], dtype=types.INT32)
@@ -129,9 +109,25 @@ def _build_pipeline(
             std=[255 * value for value in data.std],
             mirror=mirror,
         )
-        pipeline.set_outputs(normalised, labels.gpu() if on_gpu else labels)
+        ends = fn.stack(encoded[0], encoded[1], encoded[-2], encoded[-1])
+        pipeline.set_outputs(normalised, labels.gpu() if on_gpu else labels, ends)
     pipeline.build()
     return pipeline
+
+
+def run_pipeline(pipeline: Pipeline, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.uint8]]:
+    """The next batch of `build_pipeline`: images, labels and ends; the memory of both tensors stays theirs.
+
+    Raises:
+        StopIteration, RuntimeError: as there.
+    """
+    images, labels, ends = pipeline.run(torch.cuda.current_stream(device) if device.type == "cuda" else None)
+    # No copy: DALI's dynamic executor hands the memory over, and torch keeps it for as long as the tensor lives.
+    return (
+        torch.from_dlpack(images.as_tensor()),
+        torch.from_dlpack(labels.as_tensor()),
+        np.array(ends.as_tensor()),
+    )
 
 
 def _random_crop(encoded: Node, draws: Node, image_size: int, on_gpu: bool) -> Node:
@@ -211,39 +207,43 @@ def _floor(value: Node) -> Node:
     return fn.cast(dali_math.floor(value), dtype=types.INT32)
 
 
-def _encode(feed: Iterator[FileBatch]) -> Callable[[], tuple[Any, ...]]:
+def _read(paths: Node) -> Node:
+    return fn.io.file.read(paths, dont_use_mmap=True)  # mapping files is slow on network file systems
+
+
+def _encode(feed: Iterator[Inputs]) -> Callable[[], tuple[Any, ...]]:
     """The callback that DALI asks for a batch; it ends with StopIteration."""
 
     def next_batch() -> tuple[Any, ...]:
         batch = next(feed)
-        inputs = ([_as_bytes(path) for path in batch.paths], batch.labels)
+        inputs = (batch.files, batch.labels)
         return inputs if batch.draws is None else (*inputs, batch.draws)
 
     return next_batch
 
 
-def _as_bytes(path: str) -> NDArray[np.uint8]:
-    return np.frombuffer(os.fsencode(path), dtype=np.uint8)
+class TrialDecoder:
+    """Decodes one whole image at a time, on the CPU, where a file that is cut short is an error in every format.
 
+    Args:
+        are_paths: images are given as paths; else as the files' bytes.
+    """
 
-def _remember(feed: Iterator[FileBatch], recent: deque[list[str]]) -> Iterator[FileBatch]:
-    for batch in feed:
-        recent.append(batch.paths)
-        yield batch
+    def __init__(self, are_paths: bool) -> None:
+        self._are_paths = are_paths
+        self._pipeline: Pipeline | None = None
 
-
-def _name_culprit(error: RuntimeError, recent: deque[list[str]]) -> Exception:
-    """The DataError that names the file which DALI cannot decode, or `error` itself where all can be decoded."""
-    one_by_one = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
-    with one_by_one:
-        encoded = fn.io.file.read(fn.external_source(name="path", dtype=types.UINT8, ndim=1))
-        one_by_one.set_outputs(fn.decoders.image(encoded, **_decoding(on_gpu=False)))
-    for path in dict.fromkeys(path for paths in recent for path in paths):
-        fault = find_fault(path)
-        if fault is not None:
-            return DataError(fault)
+    def can_decode(self, file: NDArray[np.uint8]) -> bool:
+        """Whether an image, given as `Inputs.files` has it, can be read and decoded."""
+        if self._pipeline is None:
+            self._pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+            with self._pipeline:
+                given = fn.external_source(name="file", dtype=types.UINT8, ndim=1)
+                encoded = _read(given) if self._are_paths else given
+                self._pipeline.set_outputs(fn.decoders.image(encoded, **_decoding(on_gpu=False)))
         try:
-            one_by_one.run(path=[_as_bytes(path)])
+            self._pipeline.run(file=[file])
         except RuntimeError:
-            return DataError(f"{path}: this image cannot be decoded; is the file complete?")
-    return error
+            self._pipeline = None  # one that has failed cannot be used again
+            return False
+        return True

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wash_hpc.data.encoded import EXTENSIONS, START_BYTES, Splits, fault_of
 from wash_hpc.data.source import Positions
 from wash_hpc.errors import ConfigError, DataError
 
-# What DALI decodes.
-EXTENSIONS = tuple(b".jpg .jpeg .png .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2".split())
-MAGIC = (
-    b"\xff\xd8\xff",  # JPEG
-    b"\x89PNG\r\n\x1a\n",
-    b"BM",
-    b"RIFF",  # WebP, with "WEBP" after four bytes of length
-    b"II*\x00",  # TIFF
-    b"MM\x00*",
-    b"\x00\x00\x00\x0cjP  ",  # JPEG 2000
-    b"\xff\x4f\xff\x51",
-    *(b"P%d" % kind for kind in range(1, 7)),  # PBM, PGM, PPM
-)
+ENDINGS = tuple(f".{extension}".encode() for extension in EXTENSIONS)
 EXPECTED = "a folder that holds train/<class>/<image>.jpg and the same for val or test or both"
 
 
@@ -47,6 +34,7 @@ class ImageFiles:
     classes: tuple[str, ...]
     names: NDArray[np.bytes_]
     labels: NDArray[np.int64]
+    are_paths: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,21 +43,20 @@ class ImageFiles:
         """The files at these positions, in this order."""
         return ImageFiles(self.folder, self.classes, self.names[positions], self.labels[positions])
 
-    def path(self, position: int) -> str:
+    def name(self, position: int) -> str:
         """The path of one file."""
         return f"{self.folder}/{self.classes[self.labels[position]]}/{os.fsdecode(bytes(self.names[position]))}"
 
+    def inputs(self, positions: Positions) -> list[NDArray[np.uint8]]:
+        """The paths, as bytes."""
+        return [np.frombuffer(os.fsencode(self.name(position)), dtype=np.uint8) for position in positions]
 
-@dataclass(frozen=True)
-class FolderSplits:
-    """The three splits of a folder; `held_out` is None where no folder holds it: then a share of `train` is taken."""
-
-    train: ImageFiles
-    held_out: ImageFiles | None
-    test: ImageFiles
+    def find_fault(self, position: int) -> str | None:
+        """As `EncodedImages.find_fault`."""
+        return find_fault(self.name(position))
 
 
-def scan_splits(path: str | None) -> FolderSplits:
+def scan_splits(path: str | None) -> Splits:
     """Find the splits and their files.
 
     `test/` is the test set and `val/`, if there, is held out; without `test/`, `val/` is the test set.
@@ -95,35 +82,20 @@ def scan_splits(path: str | None) -> FolderSplits:
     splits = {name: _scan_split(root / name) for name in names}
     for name in names[1:]:
         _refuse_different_classes(splits["train"], splits[name])
+    num_classes = len(splits["train"].classes)
     if "test" in splits:
-        return FolderSplits(splits["train"], splits.get("val"), splits["test"])
-    return FolderSplits(splits["train"], None, splits["val"])
-
-
-def check_headers(paths: Iterable[str], num_threads: int = 8) -> None:
-    """Read the first bytes of each file; threads, because the time goes into waiting for the file system.
-
-    Raises:
-        DataError: the first file, in the order given, that cannot be read or is no image.
-    """
-    with ThreadPoolExecutor(num_threads) as threads:
-        for fault in threads.map(find_fault, paths):
-            if fault is not None:
-                raise DataError(fault)
+        return Splits(splits["train"], splits.get("val"), splits["test"], num_classes)
+    return Splits(splits["train"], None, splits["val"], num_classes)
 
 
 def find_fault(path: str) -> str | None:
     """What is wrong with the first bytes of a file, as a sentence; None where nothing is."""
     try:
         with Path(path).open("rb") as file:
-            start = file.read(12)
+            start = file.read(START_BYTES)
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
-    if not start:
-        return f"{path}: the file is empty; expected an image"
-    if not start.startswith(MAGIC) or (start.startswith(b"RIFF") and start[8:] != b"WEBP"):
-        return f"{path}: this is no image: it starts with {start[:8]!r}; expected JPEG, PNG, BMP, WebP, TIFF or PNM"
-    return None
+    return fault_of(path, start)
 
 
 def _scan_split(folder: Path) -> ImageFiles:
@@ -153,7 +125,7 @@ def _scan_class(folder: Path) -> list[bytes]:
     if not names:
         raise DataError(f"{folder}: this class is empty; expected at least one image")
     for name, is_folder in names:
-        if is_folder or not name.lower().endswith(EXTENSIONS):
+        if is_folder or not name.lower().endswith(ENDINGS):
             kind = "a folder" if is_folder else "no image by its name"
             raise DataError(
                 f"{folder / os.fsdecode(name)}: this is {kind}; a class folder may hold images only (.jpg, .png ...)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def decode_one_image() -> str:
         MissingDependencyError: DALI is not installed.
         RuntimeError: the image that comes out is not the one that went in.
     """
-    from wash_hpc.data.dali import FileBatch, run_pipeline, version
+    from wash_hpc.data.dali import Inputs, build_pipeline, run_pipeline, version
 
     devices = [torch.device("cpu")] + [torch.device("cuda")] * torch.cuda.is_available()
     data = DataConfig(image_size=32, resize=32, mean=[0.0] * 3, std=[1.0] * 3)
@@ -30,10 +31,8 @@ def decode_one_image() -> str:
         file = Path(folder) / "grey.jpg"
         torchvision.io.write_jpeg(torch.full((3, 48, 64), 128, dtype=torch.uint8), str(file))
         for device in devices:
-            feed = iter([FileBatch([str(file)], np.array([7]), None)])
-            batch = next(run_pipeline(feed, 1, data, device, augment=False))
-            if batch.labels.tolist() != [7] or not torch.allclose(
-                batch.images.cpu(), torch.tensor(128 / 255), atol=0.02
-            ):
+            feed = iter([Inputs([np.frombuffer(os.fsencode(file), dtype=np.uint8)], np.array([7]), None)])
+            images, labels, _ = run_pipeline(build_pipeline(feed, True, 1, data, device, augment=False), device)
+            if labels.tolist() != [7] or not torch.allclose(images.cpu(), torch.tensor(128 / 255), atol=0.02):
                 raise RuntimeError(f"a grey JPEG file is not grey when decoded on {device}")
     return f"DALI {version()} decodes and resizes a JPEG file on {' and '.join(device.type for device in devices)}"

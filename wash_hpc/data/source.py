@@ -6,7 +6,7 @@ Every member sees the whole training set; only the replicas of one member share 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal, Protocol
@@ -87,6 +87,10 @@ class Source(Protocol):
     image_shape: tuple[int, ...]
     num_train: int
 
+    @property
+    def skipped_files(self) -> Sequence[str]:
+        """Names of the files that this object could not read or decode and left out so far, each once."""
+
     def num_images(self, split: Split) -> int:
         """How many images, or windows of text, a split has; `held_out` may have none."""
 
@@ -100,6 +104,9 @@ class Source(Protocol):
     def train(self, member: int, replica: Shard, batch_size: int, first_step: int) -> Iterator[Batch]:
         """Training batches without end, from `first_step` on (0 is the first step of the run).
 
+        With `data.on_bad_file=skip` the place of an image that cannot be used is taken by the next of the replica's
+        batch that can, with its label.
+
         Args:
             member: whose order.
             replica: this rank's share of each batch of its member.
@@ -108,7 +115,10 @@ class Source(Protocol):
         """
 
     def evaluate(self, split: Split, shard: Shard, batch_size: int) -> Iterator[Batch]:
-        """Each image of this part of a split once, in a fixed order, not augmented; the last batch may be smaller."""
+        """Each image of this part of a split once, in a fixed order, not augmented; the last batch may be smaller.
+
+        Images that cannot be used are left out, here and in `statistics`, with `data.on_bad_file=skip`.
+        """
 
     def statistics(self, num_images: int, shard: Shard, batch_size: int) -> Iterator[Batch]:
         """This part of `num_images` training images, the same random choice on all ranks, augmented as in training."""

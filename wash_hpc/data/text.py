@@ -59,6 +59,11 @@ class TextSource:
         self._text = torch.tensor(text, device=device)
         self._within = torch.arange(self._context + 1, device=device)
 
+    @property
+    def skipped_files(self) -> tuple[str, ...]:
+        """None: the text was read whole."""
+        return ()
+
     def num_images(self, split: Split) -> int:
         """How many windows a split has; `held_out` may have none."""
         return len(self._starts[split])

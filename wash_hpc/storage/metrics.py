@@ -233,9 +233,9 @@ def _read_table(file: Any, table: Sequence[Dataset], prefix: str = "") -> dict[s
 
 
 def _column(file: Any, dataset: Dataset) -> NDArray[Any]:
-    """All that a dataset holds; NaN where the file is older than the dataset."""
+    """All that a dataset holds; NaN, or of integers 0, where the file is older than the dataset."""
     if dataset.like is not None and dataset.path not in file:
-        return np.full(file[dataset.like].shape, np.nan)
+        return np.full(file[dataset.like].shape, np.nan if dataset.dtype is np.float64 else 0, dataset.dtype)
     column: NDArray[Any] = file[dataset.path][:]
     return column
 

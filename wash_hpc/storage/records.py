@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """One row of `train/`, `shuffle/` and `ensemble/`; M members, L layers.
+    """One row of `train/`, `shuffle/`, `data/` and `ensemble/`; M members, L layers.
 
     Attributes:
         step: optimizer updates done.
@@ -31,6 +31,7 @@ class TrainRecord:
         exchange_seconds: [M] float, per step.
         values_moved: [M] int64, scalars sent to other members since the run began.
         bytes_sent: [M] int64, payload sent to other members since the run began.
+        skipped_files: [M] int64, image files that a member's ranks left out so far in this start, each once a rank.
         consensus_distance: root mean square distance of the members to their mean; NaN where it was not computed.
         consensus_distance_per_layer: [L] float, the same for each layer.
     """
@@ -47,6 +48,7 @@ class TrainRecord:
     exchange_seconds: Floats
     values_moved: Integers
     bytes_sent: Integers
+    skipped_files: Integers
     consensus_distance: float
     consensus_distance_per_layer: Floats
 
@@ -98,6 +100,7 @@ class Metrics:
     exchange_seconds: Floats
     values_moved: Integers
     bytes_sent: Integers
+    skipped_files: Integers
     consensus_distance: Floats
     consensus_distance_per_layer: Floats
     evaluate_step: Integers
@@ -124,7 +127,7 @@ class Dataset:
         path: in the file.
         axis: what the second axis counts.
         dtype: of its numbers.
-        like: early files lack it: it is read as NaN in the shape of this dataset, which all files have.
+        like: early files lack it: it is read as NaN, or integers as 0, in the shape of this dataset, which all have.
     """
 
     path: str
@@ -151,6 +154,7 @@ TRAIN = (
     Dataset("train/exchange_seconds", "member"),
     Dataset("shuffle/values_moved", "member", np.int64),
     Dataset("shuffle/bytes_sent", "member", np.int64),
+    Dataset("data/skipped_files", "member", np.int64, like="train/loss"),
     Dataset("ensemble/consensus_distance"),
     Dataset("ensemble/consensus_distance_per_layer", "layer"),
 )

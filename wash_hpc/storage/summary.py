@@ -49,6 +49,7 @@ class Summary:
             `best_member` (by the metric), `ensemble`, `ensemble_probabilities`, `soup`, `soup_raw`, `greedy_soup`, and
             of averages over steps `ema`, `ema_soup`, `last`, `last_soup`; each with `accuracy`, `top5`, `nll` and
             `calibration_error`.
+        skipped_files: image files that could not be read or decoded and were left out by any rank, in the last start.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Summary:
     disagreement: float | None = None
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
+    skipped_files: int = 0
 
     def score(self, judged: str, name: str) -> float | None:
         """One of `scores`; None where it was not made or is not a number."""
@@ -98,6 +100,7 @@ _LATER_KEYS: dict[str, Any] = {
     "disagreement": None,
     "scores": {},
     "seconds": {},
+    "skipped_files": 0,
 }
 """What is read where a summary is of an early version, which did not write them."""
 

@@ -1,8 +1,12 @@
-"""The source over an ImageNet-style folder: its order and its checks. Decoding is `dali`'s, listing is `folder`'s."""
+"""The source over encoded images, in class folders or elsewhere: its order, its checks, and what it left out.
+
+Listing is `folder`'s, decoding `decode`'s.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -11,43 +15,50 @@ from numpy.typing import NDArray
 
 from wash_hpc.config import Config
 from wash_hpc.data.augment import draw_windows
-from wash_hpc.data.dali import FileBatch, run_pipeline
+from wash_hpc.data.bad_files import BadFiles, Request
+from wash_hpc.data.decode import decode
+from wash_hpc.data.encoded import EncodedImages, Splits
 from wash_hpc.data.feed import feed_evaluation, feed_statistics, feed_training
-from wash_hpc.data.folder import ImageFiles, check_headers, scan_splits
 from wash_hpc.data.source import Batch, Positions, Shard, Split, split_held_out
+from wash_hpc.errors import DataError
 from wash_hpc.seeds import Stream, generator
 
 MAX_CHECKED_FILES = 100_000
+NUM_CHECKING_THREADS = 8  # the time goes into waiting for the file system
 
 
-class FolderSource:
-    """A `Source` over an ImageNet-style folder.
+class ImageSource:
+    """A `Source` over encoded images.
 
     Args:
+        splits: the images.
         config: `run.seed` and the `data` section are read.
         device: where batches are wanted.
-
-    Raises:
-        ConfigError: `data.path` is not set.
-        DataError: the folder is not as `scan_splits` wants it.
     """
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        splits = scan_splits(config.data.path)
+    def __init__(self, splits: Splits, config: Config, device: torch.device) -> None:
         train, held_out = splits.train, splits.held_out
         if held_out is None:
             kept, away = split_held_out(0, len(train), config.data.held_out)
             train, held_out = train.at(kept), train.at(away)
-        self.num_classes = len(train.classes)
+        self.num_classes = splits.num_classes
         self.image_shape: tuple[int, ...] = (3, config.data.image_size, config.data.image_size)
         self.num_train = len(train)
         self._train = train
-        self._splits: dict[Split, ImageFiles] = {"held_out": held_out, "test": splits.test}
+        self._splits: dict[Split, EncodedImages] = {"held_out": held_out, "test": splits.test}
+        self._skips = config.data.on_bad_file == "skip"
+        self._bad_train = BadFiles(train, self._skips)
+        self._bad = {split: BadFiles(images, self._skips) for split, images in self._splits.items()}
         self._seed = config.run.seed
         self._data = config.data
         self._device = device
         low, high = config.data.crop_scale
         self._draw = partial(draw_windows, scale=(low, high), flip=config.data.flip)
+
+    @property
+    def skipped_files(self) -> list[str]:
+        """As `Source.skipped_files`."""
+        return [name for bad in (self._bad_train, *self._bad.values()) for name in bad.names]
 
     def num_images(self, split: Split) -> int:
         """How many images a split has; `held_out` may have none."""
@@ -56,9 +67,13 @@ class FolderSource:
     def check_files(self, shard: Shard) -> None:
         """Read the first bytes of this part of all files, or of a random choice of them where they are very many.
 
+        Where bad files are skipped nothing is read: they are found when they are met.
+
         Raises:
-            DataError: a file that cannot be read or is no image.
+            DataError: the first file of the part that cannot be read or is no image.
         """
+        if self._skips:
+            return
         every = [self._train, *self._splits.values()]
         ends = np.cumsum([len(files) for files in every])
         chosen = np.arange(ends[-1])
@@ -67,31 +82,41 @@ class FolderSource:
         mine = chosen[shard.of(len(chosen))]
         which = np.searchsorted(ends, mine, side="right")
         within = mine - np.concatenate([[0], ends])[which]
-        check_headers(every[split].path(position) for split, position in zip(which, within, strict=True))
+        with ThreadPoolExecutor(NUM_CHECKING_THREADS) as threads:
+            for fault in threads.map(lambda split, at: every[split].find_fault(int(at)), which, within):
+                if fault is not None:
+                    raise DataError(fault)
 
     def train(self, member: int, replica: Shard, batch_size: int, first_step: int) -> Iterator[Batch]:
         """Training batches without end, as `Source.train` says."""
         feed = feed_training(self._seed, member, replica, batch_size, first_step, self.num_train, self._draw)
-        return self._train_batches(feed, len(replica.of(batch_size)))
+        return self._train_batches(feed, len(replica.of(batch_size)), fill=True)
 
     def evaluate(self, split: Split, shard: Shard, batch_size: int) -> Iterator[Batch]:
         """Each image of this part once, as `Source.evaluate` says."""
-        files = self._splits[split]
-        feed = (_of_files(files, at, None) for at in feed_evaluation(len(files), shard, batch_size))
-        return run_pipeline(feed, batch_size, self._data, self._device, augment=False)
+        images = self._splits[split]
+        requests = (Request(at, None) for at in feed_evaluation(len(images), shard, batch_size))
+        return self._batches(requests, images, self._bad[split], batch_size, augment=False, fill=False)
 
     def statistics(self, num_images: int, shard: Shard, batch_size: int) -> Iterator[Batch]:
         """This part of a random choice of training images, as `Source.statistics` says."""
         feed = feed_statistics(self._seed, num_images, shard, batch_size, self.num_train, self._draw)
-        return self._train_batches(feed, batch_size)
+        return self._train_batches(feed, batch_size, fill=False)
 
     def _train_batches(
-        self, feed: Iterator[tuple[Positions, NDArray[np.float32]]], max_batch_size: int
+        self, feed: Iterator[tuple[Positions, NDArray[np.float32]]], max_batch_size: int, fill: bool
     ) -> Iterator[Batch]:
         augment = self._data.augment
-        batches = (_of_files(self._train, positions, draws if augment else None) for positions, draws in feed)
-        return run_pipeline(batches, max_batch_size, self._data, self._device, augment)
+        requests = (Request(positions, draws if augment else None) for positions, draws in feed)
+        return self._batches(requests, self._train, self._bad_train, max_batch_size, augment, fill)
 
-
-def _of_files(files: ImageFiles, positions: Positions, draws: NDArray[np.float32] | None) -> FileBatch:
-    return FileBatch([files.path(position) for position in positions], files.labels[positions], draws)
+    def _batches(
+        self,
+        requests: Iterator[Request],
+        images: EncodedImages,
+        bad: BadFiles,
+        max_batch_size: int,
+        augment: bool,
+        fill: bool,
+    ) -> Iterator[Batch]:
+        return decode(requests, images, bad, max_batch_size, self._data, self._device, augment, fill)
