@@ -50,11 +50,12 @@ def start_ranks(num_ranks: int, script: str, arguments: list[str]) -> Figures:
     return figures
 
 
-def describe_machine(num_ranks: int, device: str = "cpu") -> str:
-    """What the figures were measured on."""
+def describe_machine(num_ranks: int | None, device: str = "cpu") -> str:
+    """What the figures were measured on; None where no ranks are started."""
     cores = len(os.sched_getaffinity(0))
     gpu = torch.cuda.get_device_name() if device == "cuda" else "no GPU used"
-    return f"{cores} cores, {gpu}, {num_ranks} ranks, load {os.getloadavg()[0]:.1f} at the start"
+    ranks = "" if num_ranks is None else f" {num_ranks} ranks,"
+    return f"{cores} cores, {gpu},{ranks} load {os.getloadavg()[0]:.1f} at the start"
 
 
 def seconds_of(work: Callable[[], object]) -> float:

@@ -268,3 +268,33 @@ def test_the_benchmark_of_the_step_refuses_a_model_that_does_not_exist_in_a_sent
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("bench_train.py: model.name=resnet51: there is no such name")
+def bench_data(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/bench_data.py", "--batch-size", "2", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_data_path_is_measured_beside_torchvisions_loader():
+    done = bench_data("--images", "18", "--rounds", "1", "--workers", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["num_images"], figures["workers"], figures["batch_size"], figures["rounds"]) == (18, 1, 2, 1)
+    assert figures["mean_file_bytes"] > figures["mean_file_bytes_shrunk"] > 1000
+    for suffix in ("", "_sequential", "_shrunk"):
+        ours, rival = (figures[f"{name}_images_per_second{suffix}"] for name in ("dali", "torchvision"))
+        assert ours > 0
+        assert figures[f"dali_over_torchvision{suffix}"] == pytest.approx(ours / rival)
+
+
+def test_a_measurement_of_the_data_path_refuses_wrong_input_in_a_sentence(tmp_path):
+    done = bench_data("--images", "16", "--data", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"bench_data.py: data.path={tmp_path}/nowhere: there is no such")
+    for file in (tmp_path / "train/a/1.jpg", tmp_path / "val/a/1.jpg"):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"\xff\xd8\xff")
+    done = bench_data("--images", "16", "--data", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"bench_data.py: {tmp_path}: expected at least --images 16 training images, there are 1"
+    )
+    assert "expected --images of at least 8 batches, which are 16" in bench_data("--images", "15").stderr
