@@ -233,7 +233,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "doctor",
         help="say what MPI, Horovod, DALI, HDF5 and the GPUs here can do",
         description="Try each part for real: an exchange, a reduction, an image, a metrics file. Under mpirun it "
-        "tries them over all ranks. Exit status 1 where something is broken.",
+        "tries them over all ranks, and says which of them share a GPU and whether MPS serves it. Exit status 1 where "
+        "something is broken.",
     )
     doctor.set_defaults(run=_doctor)
     return parser

@@ -154,6 +154,7 @@ class ParallelConfig:
 
     reducer: Literal["horovod", "mpi"] = "horovod"  # who reduces: gradients, averages, metrics
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    share_gpus: bool = False  # more ranks on a host than GPUs are meant: they take the GPUs in turn; needs reducer mpi
     device_buffers: Literal["auto", "on", "off"] = "auto"  # GPU memory goes to MPI; auto: if faster
 
 

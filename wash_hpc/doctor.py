@@ -17,6 +17,7 @@ import torch
 import wash_hpc
 from wash_hpc.errors import MissingDependencyError
 from wash_hpc.parallel import start_mpi
+from wash_hpc.parallel.gpus import Gpu, Place, describe_gpus, look_at_gpus, number_of_gpu, place_of
 from wash_hpc.slurm import current_job
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ class Finding:
         state: `missing`: not installed; `absent`: this machine has none, which is no fault; `broken`: it is there and
             does not work.
         text: in words.
+        place: where this rank would compute; of the GPU's finding alone, where there is one.
+        gpus: what this rank has looked at, likewise.
     """
 
     state: State
     text: str
+    place: Place | None = None
+    gpus: tuple[Gpu, ...] = ()
 
 
 def examine() -> tuple[list[str], int]:
@@ -49,6 +54,8 @@ def examine() -> tuple[list[str], int]:
         comm: Comm | None = start_mpi()
     except MissingDependencyError as error:
         comm, mpi = None, Finding("missing", str(error))
+    local_rank, num_local_ranks = (0, 1) if comm is None else _place_on_host(comm)
+    gpu = _try(lambda: _examine_gpu(local_rank, num_local_ranks))  # first: what follows is tried on this rank's GPU
     findings = {"python": _try(_examine_python)}
     if comm is None:
         findings["MPI"] = mpi
@@ -61,15 +68,27 @@ def examine() -> tuple[list[str], int]:
         findings["Horovod"] = _try(lambda: Finding("ok", selftest.try_horovod(comm)))
     findings["DALI"] = _try(_examine_dali)
     findings["HDF5"] = _try(_examine_hdf5)
-    findings["GPU"] = _try(_examine_gpu)
+    findings["GPU"] = gpu
     findings["Slurm"] = _try(_examine_slurm)
     everywhere = [findings] if comm is None else comm.allgather(findings)
     broken = any(finding.state == "broken" for ranks in everywhere for finding in ranks.values())
     lines: list[str] = []
     if comm is None or comm.rank == 0:
         for part in findings:
-            lines += _in_lines(part, [by_part[part] for by_part in everywhere])
+            by_rank = [by_part[part] for by_part in everywhere]
+            lines += _in_lines(part, by_rank)
+            places = [finding.place for finding in by_rank if finding.place is not None]
+            described = describe_gpus([gpu for finding in by_rank for gpu in finding.gpus], places)
+            lines += [f"{'':<19}{line}" for line in described]
     return lines, 1 if broken else 0
+
+
+def _place_on_host(comm: Comm) -> tuple[int, int]:
+    """This rank's number among the ranks of its host, and how many these are. Collective over `comm`."""
+    from wash_hpc.parallel.world import World
+
+    world = World.open(comm, None)
+    return world.local_rank, comm.allgather(world.host).count(world.host)
 
 
 def _try(check: Callable[[], Finding]) -> Finding:
@@ -118,14 +137,21 @@ def _examine_hdf5() -> Finding:
     return Finding("ok", f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, readable while being written")
 
 
-def _examine_gpu() -> Finding:
+def _examine_gpu(local_rank: int, num_local_ranks: int) -> Finding:
+    """Compute on the GPU that a run would give this rank, and look at that and, beside the others, at the idle ones."""
     if not torch.cuda.is_available():
         return Finding("absent", "torch sees none; training runs on the CPU")
-    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    total = float(torch.ones(1000, device="cuda").sum())
+    num_gpus = torch.cuda.device_count()
+    device = torch.device("cuda", number_of_gpu(local_rank))
+    torch.cuda.set_device(device)
+    total = float(torch.ones(1000, device=device).sum())
     if total != 1000.0:
         raise RuntimeError(f"a sum of a thousand ones is {total} on the GPU")
-    return Finding("ok", f"{len(names)}: {', '.join(sorted(set(names)))}, CUDA {torch.version.cuda}")
+    names = {torch.cuda.get_device_name(number) for number in range(num_gpus)}
+    # A GPU in exclusive mode lets one process in: no rank may look at one that is another's.
+    gpus = look_at_gpus(range(local_rank, num_gpus, num_local_ranks) or [number_of_gpu(local_rank)])
+    text = f"{num_gpus}: {', '.join(sorted(names))}, CUDA {torch.version.cuda}"
+    return Finding("ok", text, place_of(device), tuple(gpus))
 
 
 def _examine_slurm() -> Finding:

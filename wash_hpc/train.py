@@ -34,6 +34,7 @@ from wash_hpc.methods import Context, Method, make_method, require_methods
 from wash_hpc.models import build_model
 from wash_hpc.observe import Observer
 from wash_hpc.parallel import start_mpi
+from wash_hpc.parallel.gpus import find_fault, number_of_gpu, place_of
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import Comm, World, abort_on_uncaught_error, agreed, on_root
 from wash_hpc.seeds import Stream, torch_seed
@@ -195,7 +196,7 @@ def choose_device(config: Config, world: World) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("parallel.device=cuda: torch sees no GPU on this host; use auto or cpu")
-    device = torch.device("cuda", world.local_rank % torch.cuda.device_count())
+    device = torch.device("cuda", number_of_gpu(world.local_rank))
     torch.cuda.set_device(device)
     return device
 
@@ -204,19 +205,13 @@ def require_devices_that_fit(config: Config, world: World, device: torch.device)
     """Look at all ranks' devices together. Collective over the world.
 
     Raises:
-        ConfigError: some ranks have a GPU and some have none, or NCCL would meet two ranks on one GPU; on all ranks.
+        ConfigError: they do not fit, as `find_fault` says; on all ranks.
     """
-    on_gpu = device.type == "cuda"
-    name = str(torch.cuda.get_device_properties(device).uuid) if on_gpu else "cpu"
-    names = world.comm.allgather(name)
+    places = world.comm.allgather(place_of(device))
     with agreed(world.comm):
-        if "cpu" in names and len(set(names)) > 1:
-            without = [rank for rank, other in enumerate(names) if other == "cpu"]
-            raise ConfigError(
-                f"parallel.device={config.parallel.device}: no GPU for rank {', '.join(map(str, without))}"
-            )
-        if on_gpu and config.parallel.reducer == "horovod" and len(set(names)) < len(names):
-            raise ConfigError("parallel.reducer=horovod: several ranks share a GPU, which NCCL refuses; use mpi")
+        fault = find_fault(places, config.parallel)
+        if fault is not None:
+            raise fault
 
 
 def require_divisible_batch(config: Config, num_replicas: int) -> None:

@@ -36,6 +36,7 @@ from wash_hpc.storage.summary import read_summary
 pytestmark = pytest.mark.gpu
 
 CUDA = ["parallel.device=cuda"]
+SHARED = [*CUDA, "parallel.share_gpus=true", "parallel.reducer=mpi"]
 
 
 @pytest.mark.mpi(ranks=[1, 2, 4], timeout=180)
@@ -105,8 +106,8 @@ def test_the_exchange_is_timed_beside_its_floor_on_a_gpu():
 def test_auto_says_whether_exchanges_go_through_gpu_or_host_memory(tmp_path):
     config = tmp_path / "tiny.yaml"
     config.write_text("{}\n")
-    where = [f"run.dir={tmp_path}", "run.name=auto", "parallel.reducer=mpi", "log.progress=lines"]
-    command = [sys.executable, "-m", "wash_hpc", "train", str(config), *TINY, *CUDA, *where]
+    where = [f"run.dir={tmp_path}", "run.name=auto", "log.progress=lines"]
+    command = [sys.executable, "-m", "wash_hpc", "train", str(config), *TINY, *SHARED, *where]
     done = mpirun(2, *command)
     assert done.returncode == 0, done.stderr
     assert "exchanges go through" in done.stdout + done.stderr
@@ -116,9 +117,8 @@ def test_device_buffers_pass_their_self_test_where_mpi_is_cuda_aware(tmp_path):
     """Set WASH_HPC_CUDA_AWARE_MPI=1 where MPI is CUDA-aware; elsewhere it may end the process, which is no test."""
     if os.environ.get("WASH_HPC_CUDA_AWARE_MPI") != "1":
         pytest.skip("WASH_HPC_CUDA_AWARE_MPI is not 1: this MPI is not said to be CUDA-aware")
-    shared = [*CUDA, "parallel.reducer=mpi"]
-    on = train(tmp_path, "on", 2, *shared, "parallel.device_buffers=on")
-    off = train(tmp_path, "off", 2, *shared, "parallel.device_buffers=off")
+    on = train(tmp_path, "on", 2, *SHARED, "parallel.device_buffers=on")
+    off = train(tmp_path, "off", 2, *SHARED, "parallel.device_buffers=off")
     assert read_summary(on).bytes_sent_per_member == read_summary(off).bytes_sent_per_member
 
 
@@ -274,8 +274,20 @@ def test_the_step_is_timed_beside_a_plain_loop_on_a_gpu():
 
 
 def test_a_run_of_members_and_replicas_that_share_a_gpu_finishes(tmp_path):
-    run = train(tmp_path, "run", 4, *CUDA, "ensemble.members=2", "parallel.reducer=mpi")
+    run = train(tmp_path, "run", 4, *SHARED, "ensemble.members=2")
     assert read_summary(run).bytes_sent_per_member > 0
+
+
+def test_more_ranks_than_gpus_are_refused_before_anything_is_written(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text("{}\n")
+    num_ranks = torch.cuda.device_count() + 1
+    where = [f"run.dir={tmp_path}", "run.name=crowd", "parallel.reducer=mpi"]
+    done = mpirun(num_ranks, sys.executable, "-m", "wash_hpc", "train", str(config), *TINY, *CUDA, *where)
+    assert done.returncode == 2
+    assert done.stderr.count("parallel.share_gpus=false: on host") == 1
+    assert f"{num_ranks} ranks have {num_ranks - 1} GPU" in done.stderr
+    assert not (tmp_path / "crowd").exists()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 4, reason="NCCL wants a GPU a rank: fewer than 4 GPUs here")
@@ -306,3 +318,11 @@ def test_doctor_finds_the_gpu_and_decodes_on_it():
     assert done.returncode == 0, done.stdout
     assert "GPU       ok" in done.stdout
     assert "on cpu and cuda" in done.stdout
+    assert done.stdout.count(" GB free, ") == torch.cuda.device_count()
+    assert done.stdout.count("1 rank of this job") == 1
+
+
+def test_doctor_counts_the_ranks_that_share_a_gpu():
+    done = mpirun(2 * torch.cuda.device_count(), "wash-hpc", "doctor")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("2 ranks of this job") == torch.cuda.device_count()

@@ -162,6 +162,31 @@ def test_doctor_exits_with_one_where_something_is_broken_and_says_what_is_missin
     )
 
 
+ON_ONE_GPU = """
+import sys
+import wash_hpc.train as train
+from wash_hpc.parallel.gpus import Place
+train.place_of = lambda device: Place("node07", "the GPU")  # what all ranks of a host with one GPU would find
+from wash_hpc.__main__ import main
+raise SystemExit(main(["train", *sys.argv[1:]]))
+"""
+
+
+def test_ranks_that_would_share_a_gpu_unasked_are_refused_once_and_nothing_is_written(tmp_path):
+    from tests.support import TINY
+
+    config = tmp_path / "c.yaml"
+    config.write_text("{}\n")
+    where = [str(config), *TINY, f"run.dir={tmp_path}", "run.name=crowd", "parallel.reducer=mpi"]
+    done = mpirun(2, sys.executable, "-c", ON_ONE_GPU, *where)
+    assert done.returncode == 2
+    assert done.stderr.count("parallel.share_gpus=false: on host node07 2 ranks have 1 GPU;") == 1
+    assert not (tmp_path / "crowd").exists()
+    done = mpirun(2, sys.executable, "-c", ON_ONE_GPU, *where, "parallel.share_gpus=true")
+    assert done.returncode == 0, done.stderr
+    assert read_summary(tmp_path / "crowd").num_members == 2
+
+
 def test_plan_predicts_the_papers_figures_and_starts_nothing(tmp_path):
     """ResNet-18 on CIFAR, five members: METHOD's 1/438 of PAPA by the papers' count, which is d / 10 for PAPA."""
     done = wash_hpc(
