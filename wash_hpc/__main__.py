@@ -58,9 +58,9 @@ of a run: all members; best first and only those that help on held-out images; o
 spread put back to that of the members (REPAIR, arXiv 2211.08403) (default: uniform)"""
 
 PLAN = """\
-Predict what a run will send, how long an exchange takes and what memory a rank needs, from its configuration alone, for
-up to 65,536 members, and say what would make exchanges cheaper. No training is started and nothing is written; data
-that are not there are assumed and said so."""
+Predict what a run will send, how long an exchange takes, what memory a rank needs and how many ranks fit on a GPU, from
+its configuration alone, for up to 65,536 members, and say what would make exchanges cheaper. No training is started and
+nothing is written; data that are not there are assumed and said so."""
 
 PLAN_LINK = """\
 seconds of an exchange = (O + messages x L + bytes / B) x ranks a core

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from wash_hpc.draw_cost import DrawCost
+from wash_hpc.memory import CONTEXT_BYTES, StepMemory
 from wash_hpc.parallel.link import Link
 from wash_hpc.predict import PAPA_EVERY, Prediction
 from wash_hpc.report.table import format_bytes, format_seconds
@@ -55,13 +56,31 @@ def describe(
         ("", f"{100 * it.latency_share:.0f} % of it latency and overhead, whatever the bytes"),
         ("", f"{format_seconds(it.exchange_seconds_of_run)} in the run, computing not counted"),
         ("draw and plan", f"{_describe_draw(it.draw)} of one core an exchange, in the background"),
-        ("memory", f"{format_bytes(it.memory_bytes)} a rank, activations not counted"),
+        ("memory", f"{format_bytes(it.memory_bytes)} a rank throughout, activations not counted"),
+        *describe_step_memory(it.step_memory),
     ]
     rows += [("advice", sentence) for sentence in advise(it)]
     if it.data_assumed:
         rows.append(("note", "the data set is not here; assumed is its published size (an image folder: ImageNet's)"))
     lines = [f"{name:<16}{text}" for name, text in rows]
     return "\n".join([*lines, "", *describe_layers(it)] if with_layers else lines)
+
+
+def describe_step_memory(it: StepMemory) -> list[Row]:
+    """What a step adds to a rank's memory, and how many ranks fit on a GPU, or why that is not said."""
+    activations = it.activations
+    if activations.num_bytes is None or it.total_bytes is None:
+        return [("", f"activations are left out: the network cannot be tried without memory ({activations.left_out})")]
+    saved = f"{format_bytes(activations.num_bytes)} of it a batch of {activations.num_images} and its activations"
+    first, *others = (
+        f"{size} GB {num_ranks or 'no'} rank{'s' * (num_ranks != 1)}" for size, num_ranks in it.ranks_on_gpu.items()
+    )
+    fit = ", ".join([f"on a GPU of {first}", *(f"of {other}" for other in others)])
+    return [
+        ("", f"{format_bytes(it.total_bytes)} in a step, {saved}"),
+        ("fit", f"{fit}; about {format_bytes(CONTEXT_BYTES)} of CUDA's own counted for each"),
+        ("", "an estimate, without what backward needs for a moment; a GPU for each rank is the usual case"),
+    ]
 
 
 def describe_layers(prediction: Prediction) -> list[str]:

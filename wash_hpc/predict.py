@@ -17,10 +17,11 @@ from torch import nn
 from wash_hpc.config import Config, load_config
 from wash_hpc.data.source import steps_per_epoch
 from wash_hpc.data_facts import DataFacts, data_facts
-from wash_hpc.draw_cost import DrawCost, bytes_of_draw, measure_alternatives, measure_draw, scale_drawer
+from wash_hpc.draw_cost import DrawCost, measure_alternatives, measure_draw, scale_drawer
 from wash_hpc.ensemble.flat import Flat, get_statistics, merge_layers
 from wash_hpc.ensemble.repair import num_hidden_channels
 from wash_hpc.errors import ConfigError
+from wash_hpc.memory import Activations, StepMemory, bytes_kept, count_activations, gpus_in_question, step_memory
 from wash_hpc.method_cost import LayerShare, MethodCost, Sizes, predict_method, share_out
 from wash_hpc.methods import each_method, require_methods
 from wash_hpc.methods.drawing import make_drawer
@@ -50,6 +51,7 @@ class Facts:
         layer_names: of the first method's schedule.
         sizes: of the model and the run.
         dtype: of the parameters.
+        activations: of a rank's step, ranks being members, or with data_parallel the parts of one.
         data_assumed: the data set is not there; its published size was taken.
     """
 
@@ -58,6 +60,7 @@ class Facts:
     layer_names: list[str]
     sizes: Sizes
     dtype: torch.dtype
+    activations: Activations
     data_assumed: bool
 
     @property
@@ -110,6 +113,7 @@ class Prediction:
         faster_draws: the same with other settings, where the draw is slow.
         memory_bytes: of one rank: parameters, gradients, optimizer state, exchange buffers, the draw and its plan, and
             the copy that evaluation uses, `average.*` and what DiLoCo keeps; without activations.
+        step_memory: with activations, and how many ranks a GPU takes.
         data_assumed: the data set is not there; its published size was taken.
     """
 
@@ -139,6 +143,7 @@ class Prediction:
     draw: DrawCost
     faster_draws: dict[str, DrawCost]
     memory_bytes: int
+    step_memory: StepMemory
     data_assumed: bool
 
 
@@ -164,6 +169,7 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
     model = _shapes_of_model(config, facts)
     flat = Flat(model, num_state_rows(config.optimizer))
     per_epoch = steps_per_epoch(facts.num_train, config.data.batch_size)
+    num_images = -(-config.data.batch_size // (num_members if config.method.name == "data_parallel" else 1))
     return Facts(
         config=config,
         drawers=[make_drawer(one, flat, num_members, _nodes(one, num_members)) for one in each_method(config)],
@@ -178,6 +184,7 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
             steps_per_epoch=per_epoch,
         ),
         dtype=flat.values.dtype,
+        activations=count_activations(model, facts.image_shape, num_images, config.train.precision),
         data_assumed=facts.assumed,
     )
 
@@ -222,6 +229,7 @@ def predict(facts: Facts, link: Link) -> Prediction:
     batching = advise_batching(traffic, method.every, method.p, first.num_exchanges) if shuffles else None
     draw = measure_draw(drawer, facts.num_rows) if shuffles else DrawCost()
     ring = 2 * (drawer.num_members - 1) / drawer.num_members * size * item
+    kept = bytes_kept(facts.config, sizes, costs, facts.drawers)
     every = counted_in_steps(method, sizes.num_steps, sizes.steps_per_epoch).every
     return Prediction(
         methods=costs,
@@ -249,28 +257,10 @@ def predict(facts: Facts, link: Link) -> Prediction:
         ring_seconds=_ring_seconds(facts, link, traffic, batching) if shuffles else None,
         draw=draw,
         faster_draws=measure_alternatives(drawer, facts.num_rows) if draw.is_slow else {},
-        memory_bytes=round(_num_vectors(facts) * size * item + _bytes_of_buffers(facts, costs)),
+        memory_bytes=kept,
+        step_memory=step_memory(kept, facts.activations, gpus_in_question()),
         data_assumed=facts.data_assumed,
     )
-
-
-def _bytes_of_buffers(facts: Facts, costs: list[MethodCost]) -> float:
-    """Of all methods: two buffers each, three where it overlaps, and the draw and its plan of those that shuffle."""
-    total = 0.0
-    for method, cost, drawer in zip(facts.config.methods, costs, facts.drawers, strict=True):
-        values = cost.traffic.most_values
-        total += (3 if method.overlap else 2) * values * facts.sizes.item_size
-        total += bytes_of_draw(drawer, values) if cost.name == "wash" and cost.num_exchanges > 0 else 0
-    return total
-
-
-def _num_vectors(facts: Facts) -> int:
-    """Vectors as long as the parameters that a rank keeps, exchange buffers aside; those of float64 are two."""
-    config = facts.config
-    of_averages = (config.average.ema > 0) + 2 * (config.average.last > 0)
-    of_methods = 2 * sum(method.name == "diloco" for method in config.methods)  # anchor and outer momentum
-    gradients_and_copy = 3
-    return facts.sizes.num_rows_kept + gradients_and_copy + of_averages + of_methods
 
 
 def _ring_seconds(facts: Facts, link: Link, traffic: Traffic, batching: Batching | None) -> float | None:

@@ -30,7 +30,7 @@ LEVELS = [
         "file_soup",
     },
     {"observe", "survey"},
-    {"train", "predict", "data_facts", "traffic", "method_cost", "doctor", "basin"},
+    {"train", "predict", "data_facts", "traffic", "method_cost", "memory", "doctor", "basin"},
     {"finished", "plan_report", "evaluate_report"},
     {"landscape"},
     {"__main__"},
