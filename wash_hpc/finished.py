@@ -22,7 +22,7 @@ from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, agreed
 from wash_hpc.storage.weights import count_members, load_model, member_file, save_model, soup_file
-from wash_hpc.train import choose_device, make_initial_model
+from wash_hpc.train import choose_device, make_initial_model, require_devices_that_fit
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
         for member in range(num_members):
             load_model(member_file(folder, member), model)
         make_reducer = reducer_class(config.parallel.reducer)
+    require_devices_that_fit(config, world, device)
     reducer = make_reducer(world)
     evaluator = Evaluator(config, source, scratch, num_members, Shard(comm.rank, comm.size), reducer)
     return FinishedRun(folder, config, num_members, world, source, evaluator, reducer, model)

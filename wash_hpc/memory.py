@@ -29,7 +29,7 @@ class Activations:
     """What one step of one rank holds at the end of forward, besides what it keeps throughout.
 
     Attributes:
-        num_images: images, or windows of text, of the rank's part of a batch.
+        num_images: images, or windows of text, that go through the network at once on one rank.
         num_bytes: what autograd has saved, and the batch; None where it cannot be told.
         left_out: why it cannot; else empty.
     """
@@ -143,7 +143,7 @@ def bytes_of_step(
 
     images, labels = batch
     hooks = torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor)
-    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision != "fp32"):  # fp16 has the same size
         F.cross_entropy(forward(images).flatten(end_dim=-2), labels.flatten())
     elsewhere = {tensor.untyped_storage()._cdata for tensor in state}
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in saved}

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import socket
-import time
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wash_hpc.clock import Stopwatch
@@ -40,8 +38,7 @@ from wash_hpc.storage.checkpoint import Manifest, MemberState, write_manifest, w
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
 from wash_hpc.storage.weights import member_file, save_model, soup_file
-
-Floats = NDArray[np.float64]
+from wash_hpc.totals import Totals
 
 
 class Observer:
@@ -85,19 +82,15 @@ class Observer:
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
         self._last_logged = 0 if start is None else start.step
-        num_members = world.layout.num_members
-        self._moved_before = np.array(start.values_moved if start else [0] * num_members, dtype=np.int64)
-        self._bytes_before = np.array(start.bytes_sent if start else [0] * num_members, dtype=np.int64)
         self._first_step = self._last_logged
-        self._seconds_before = start.wall_seconds if start else 0.0
-        self._started = time.perf_counter()
+        self._totals = Totals(world, reducer, method, start)
         self._rates = Rates(clock, config.data)
         self._num_images = 0  # of this rank in this start
         self._said_sick = False
         hosts = sorted(set(world.comm.allgather(socket.gethostname())))
         names = [layer.name for layer in member.flat.layers]
         about = describe_run(config, world.layout, hosts, num_steps, self._first_step)
-        self._writer = MetricsWriter(config.folder, num_members, names, about) if world.is_root else None
+        self._writer = MetricsWriter(config.folder, world.layout.num_members, names, about) if world.is_root else None
         self._progress = ProgressReport(
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
@@ -141,7 +134,7 @@ class Observer:
             self._save_soup("uniform", evaluation.soup)
             if greedy is not None:
                 self._save_soup("greedy", greedy.weights)
-        _, sent = self._totals()
+        _, sent = self._totals.moved_and_sent()
         summary = Summary(
             name=config.run.name,
             method=config.method.name,
@@ -160,7 +153,7 @@ class Observer:
             greedy_soup_accuracy=None if greedy is None else greedy.scores.accuracy,
             consensus_distance=float(self._consensus_distance_per_layer().square().sum().sqrt()),
             bytes_sent_per_member=round(float(sent.mean())),
-            wall_seconds=self._wall_seconds(),
+            wall_seconds=self._totals.wall_seconds(),
             images_per_second_per_member=self._images_per_second(),
             left_out_members=evaluation.left_out,
             metric=self._evaluator.metric,
@@ -185,8 +178,8 @@ class Observer:
         num_steps = step - self._last_logged
         per_step = [part / num_steps for part in seconds]
         rates = [progress.num_images / sum(seconds), float(progress.num_predictions)]
-        sums = self._by_member([progress.loss_sum, float(progress.num_correct), *rates, *per_step])
-        moved, sent = self._totals()
+        sums = self._totals.by_member([progress.loss_sum, float(progress.num_correct), *rates, *per_step])
+        moved, sent = self._totals.moved_and_sent()
         every = self._config.log.consensus_every_steps
         distances = torch.full((len(self._member.flat.layers),), math.nan, dtype=torch.float64)
         if step == self._num_steps or (every and step // every > self._last_logged // every):
@@ -258,7 +251,7 @@ class Observer:
             checksum = write_member(self._config.folder, step, layout.member, state)
         # The manifest comes after this: when all checksums are here, all files are there.
         checksums = self._world.comm.allgather((layout.member, checksum))
-        moved, sent = self._totals()
+        moved, sent = self._totals.moved_and_sent()
         if self._world.is_root:
             manifest = Manifest(
                 step=step,
@@ -269,37 +262,21 @@ class Observer:
                 channels_last=self._config.train.channels_last,
                 values_moved=moved.tolist(),
                 bytes_sent=sent.tolist(),
-                wall_seconds=self._wall_seconds(),
+                wall_seconds=self._totals.wall_seconds(),
                 checksums={f"member-{member:04d}.safetensors": text for member, text in checksums if text},
             )
             write_manifest(self._config.folder, manifest, self._config.checkpoint.keep)
 
-    def _wall_seconds(self) -> float:
-        """Since the run began, evaluations included, over all starts."""
-        return self._seconds_before + time.perf_counter() - self._started
-
     def _images_per_second(self) -> float | None:
         """Training images of one member in a second of training, in this start, mean over members."""
         rate = self._num_images / sum(self._rates.seconds.values()) if self._num_images else math.nan
-        rates = self._by_member([rate])[:, 0]  # of all replicas of a member together
+        rates = self._totals.by_member([rate])[:, 0]  # of all replicas of a member together
         return float(rates.mean()) if np.isfinite(rates).all() else None
 
     def _seconds_by_part(self) -> dict[str, float | None]:
         """Of the training steps of this start, mean over ranks."""
-        sums = self._by_member(list(self._rates.seconds.values())).sum(axis=0)
+        sums = self._totals.by_member(list(self._rates.seconds.values())).sum(axis=0)
         return dict(zip(PARTS, (sums / self._world.layout.size).tolist(), strict=True))
-
-    def _totals(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """([M], [M]) int64: scalars moved and bytes sent by each member, all its replicas together, over all starts."""
-        sums = self._by_member([float(self._method.values_moved), float(self._method.bytes_sent)])
-        return self._moved_before + sums[:, 0].astype(np.int64), self._bytes_before + sums[:, 1].astype(np.int64)
-
-    def _by_member(self, numbers: list[float]) -> Floats:
-        """[M, N] float64, each member's N numbers summed over its replicas; equal on all ranks."""
-        table = torch.zeros(self._world.layout.num_members, len(numbers), dtype=torch.float64)
-        table[self._world.layout.member] = torch.tensor(numbers, dtype=torch.float64)
-        summed: Floats = self._reducer.sum_(table, Scope.WORLD).numpy()
-        return summed
 
     def _consensus_distance_per_layer(self) -> torch.Tensor:
         flat = self._member.flat

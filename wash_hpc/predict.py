@@ -169,7 +169,8 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
     model = _shapes_of_model(config, facts)
     flat = Flat(model, num_state_rows(config.optimizer))
     per_epoch = steps_per_epoch(facts.num_train, config.data.batch_size)
-    num_images = -(-config.data.batch_size // (num_members if config.method.name == "data_parallel" else 1))
+    num_parts = config.train.accumulate * (num_members if config.method.name == "data_parallel" else 1)
+    num_images = -(-config.data.batch_size // num_parts)
     return Facts(
         config=config,
         drawers=[make_drawer(one, flat, num_members, _nodes(one, num_members)) for one in each_method(config)],

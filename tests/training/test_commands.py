@@ -293,6 +293,8 @@ def test_the_benchmark_of_the_step_refuses_a_model_that_does_not_exist_in_a_sent
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("bench_train.py: model.name=resnet51: there is no such name")
+
+
 def bench_data(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/bench_data.py", "--batch-size", "2", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

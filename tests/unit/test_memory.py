@@ -132,3 +132,4 @@ def test_a_plan_says_activations_the_whole_and_how_many_ranks_fit():
 def test_the_replicas_of_data_parallel_training_have_a_part_of_the_batch_each():
     assert plan("method.name=data_parallel", members=4).step_memory.activations.num_images == 2
     assert plan("method.name=independent", members=4).step_memory.activations.num_images == 8
+    assert plan("train.accumulate=4", members=4).step_memory.activations.num_images == 2

@@ -17,7 +17,9 @@ def record(step: int, data: float, compute: float) -> TrainRecord:
     waiting, rest = np.array([data * 4 / 3, data * 2 / 3]), np.array([compute / 2] * 2)
     zeros = np.zeros(2)
     counts = np.zeros(2, dtype=np.int64)
-    return TrainRecord(step, 0.0, 0.1, zeros, zeros, zeros, waiting, rest, rest, zeros, counts, counts, 0.0, zeros)
+    return TrainRecord(
+        step, 0.0, 0.1, zeros, zeros, zeros, waiting, rest, rest, zeros, counts, counts, counts, 0.0, zeros
+    )
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
                     row,
                     row,
                     row,
+                    row,
                     sent,
                     sent,
                     sent,

@@ -34,7 +34,8 @@ def start_run(folder: Path, name: str) -> MetricsWriter:
 
 def append(writer: MetricsWriter, step: int) -> None:
     row, sent = np.array([0.5, 0.7]), np.zeros(2, np.int64)
-    writer.append_train(TrainRecord(step, 0.1, 0.1, row, row, row, row, row, row, sent, sent, sent, 1.0, np.zeros(1)))
+    rows, counts = [row] * 7, [sent] * 3
+    writer.append_train(TrainRecord(step, 0.1, 0.1, *rows, *counts, 1.0, np.zeros(1)))
     writer.append_evaluation(EvaluationRecord(step, row, 0.8, 0.7, row, 0.6, 0.5))
 
 
