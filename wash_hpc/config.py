@@ -59,13 +59,13 @@ class DataConfig:
     workers: int = 2  # DALI threads a rank
     on_bad_file: Literal["stop", "skip"] = "stop"  # image files that cannot be read or decoded; skip: count, go on
     held_out: float = 0.02  # share of train kept for selection, where the set has no validation split of its own
-    image_size: int = 224  # image_folder: side of a training crop and of the centre crop in evaluation
-    resize: int = 256  # image_folder: shorter side before the centre crop
+    image_size: int = 224  # of image files: side of a training crop and of the centre crop in evaluation
+    resize: int = 256  # of image files: shorter side before the centre crop
     augment: bool = True  # images are cropped and mirrored, windows of text moved, at random
     flip: bool = True
     crop_padding: int = 4  # arrays: random crop after padding by so many pixels
-    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # image_folder: area of a random crop
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # image_folder: of the pixels, in [0, 1]
+    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # of image files: area of a random crop
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # of image files: of pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     num_images: int = 2048  # synthetic: training images
     num_classes: int = 10  # synthetic

@@ -30,6 +30,7 @@ def data_facts(config: Config) -> DataFacts:
     size = config.data.image_size
     published = {
         "image_folder": DataFacts(1_281_167, (3, size, size), 1000, True),
+        "shards": DataFacts(1_281_167, (3, size, size), 1000, True),
         "cifar10": DataFacts(50_000, (3, 32, 32), 10, True),
         "cifar100": DataFacts(50_000, (3, 32, 32), 100, True),
         "fashion_mnist": DataFacts(60_000, (1, 28, 28), 10, True),

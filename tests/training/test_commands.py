@@ -242,7 +242,7 @@ def test_key_value_arguments_may_stand_behind_options_and_a_wrong_option_is_refu
 def test_names_of_methods_data_sets_and_models_are_listed():
     done = wash_hpc("train", "--list")
     assert done.returncode == 0
-    for name in ("independent wash", "image_folder", "torchvision.resnet50", "resnet_small"):
+    for name in ("independent wash", "image_folder shards", "torchvision.resnet50", "resnet_small"):
         assert name in done.stdout
 
 

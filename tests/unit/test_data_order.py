@@ -1,7 +1,9 @@
-"""Which images each rank sees, and when: the laws of the order, for sets in memory, a folder through DALI, and text."""
+"""Which images each rank sees, and when: the laws of the order, for sets in memory, folders, shards, and text."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -53,13 +55,22 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(params=["synthetic", "image_folder", "text"])
-def config(request: pytest.FixtureRequest, folder: Path, text: Path) -> Config:
+@pytest.fixture(scope="module")
+def shards(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same files in shards."""
+    out = tmp_path_factory.mktemp("packed") / "shards"
+    command = [sys.executable, "tools/make_dataset.py", "shards", folder, out, "--images-per-shard", "10"]
+    subprocess.run(list(map(str, command)), check=True)
+    return out
+
+
+@pytest.fixture(params=["synthetic", "image_folder", "shards", "text"])
+def config(request: pytest.FixtureRequest, folder: Path, shards: Path, text: Path) -> Config:
     return load_config(
         None,
         [
             f"data.name={request.param}",
-            f"data.path={text if request.param == 'text' else folder}",
+            f"data.path={ {'text': text, 'shards': shards}.get(request.param, folder) }",
             "data.batch_size=4",
             "data.context=16",
             "data.image_size=16",

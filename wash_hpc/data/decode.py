@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from wash_hpc.config import DataConfig
 from wash_hpc.data.bad_files import BadFiles, Request
 from wash_hpc.data.dali import Inputs, build_pipeline, run_pipeline
 from wash_hpc.data.encoded import EncodedImages
 from wash_hpc.data.source import Batch
+
+NUM_READERS = 16  # threads that read from shards: on a network file system the time goes into waiting
+NUM_READ_AHEAD = 2  # batches, besides those that DALI works on
+
+Files = list[NDArray[np.uint8]]
 
 
 def decode(
@@ -48,21 +57,23 @@ def decode(
     """
     while True:
         waiting: deque[tuple[Request, Request]] = deque()  # given to DALI and not come out: as asked for, as given
-        feed = _feed(_take(requests, bad, fill, waiting), images)
-        pipeline = build_pipeline(feed, images.are_paths, max_batch_size, data, device, augment)
-        while True:
-            try:
-                pixels, labels, ends = run_pipeline(pipeline, device)
-            except StopIteration:
-                return
-            except RuntimeError:
-                if not any(bad.find(given.positions) for _, given in waiting):
-                    raise
-                break
-            if bad.find_truncated(waiting[0][1].positions, ends):
-                break
-            waiting.popleft()
-            yield Batch(pixels, labels)
+        with closing(
+            _feed(_take(requests, bad, fill, waiting), images)
+        ) as feed:  # DALI would keep its threads and files
+            pipeline = build_pipeline(feed, images.are_paths, max_batch_size, data, device, augment)
+            while True:
+                try:
+                    pixels, labels, ends = run_pipeline(pipeline, device)
+                except StopIteration:
+                    return
+                except RuntimeError:
+                    if not any(bad.find(given.positions) for _, given in waiting):
+                        raise
+                    break
+                if bad.find_truncated(waiting[0][1].positions, ends):
+                    break
+                waiting.popleft()
+                yield Batch(pixels, labels)
         requests = chain([asked for asked, _ in waiting], requests)
 
 
@@ -77,7 +88,28 @@ def _take(
             yield given
 
 
-def _feed(requests: Iterator[Request], images: EncodedImages) -> Iterator[Inputs]:
+def _feed(requests: Iterator[Request], images: EncodedImages) -> Generator[Inputs, None, None]:
     """What DALI is given for each request."""
-    for request in requests:
-        yield Inputs(images.inputs(request.positions), images.labels[request.positions], request.draws)
+    feed = _read_paths if images.are_paths else _read_ahead
+    for request, files in feed(requests, images):
+        yield Inputs(files, images.labels[request.positions], request.draws)
+
+
+def _read_paths(requests: Iterator[Request], images: EncodedImages) -> Iterator[tuple[Request, Files]]:
+    return ((request, images.inputs(request.positions)) for request in requests)
+
+
+def _read_ahead(requests: Iterator[Request], images: EncodedImages) -> Iterator[tuple[Request, Files]]:
+    """Each request with the bytes of its files, which are read in threads while DALI works on batches before it."""
+    readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="read")
+    ahead: deque[tuple[Request, list[Future[Files]]]] = deque()
+    try:
+        for request in chain(requests, [None] * NUM_READ_AHEAD):
+            if request is not None:
+                parts = np.array_split(request.positions, min(NUM_READERS, len(request.positions)))
+                ahead.append((request, [readers.submit(images.inputs, part) for part in parts]))
+            if ahead and (request is None or len(ahead) > NUM_READ_AHEAD):
+                first, futures = ahead.popleft()
+                yield first, [file for future in futures for file in future.result()]
+    finally:
+        readers.shutdown(cancel_futures=True)

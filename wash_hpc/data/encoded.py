@@ -1,6 +1,7 @@
 """Encoded images, as files hold them, split by split: what a listing of them must offer. Nothing is decoded here.
 
-`folder` lists class folders. `image_source` is the source over any such listing, `decode` makes batches of it.
+`folder` lists class folders, `shard_images` the contents of tar files. `image_source` is the source over any such
+listing, `decode` makes batches of it.
 """
 
 from __future__ import annotations
