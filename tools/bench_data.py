@@ -8,7 +8,7 @@ the same files from a warm file cache, DALI with as many threads as the DataLoad
 batches on the device.
 
 Three comparisons. In random order, which is training's. In sequential order: a source has none for training, so its
-files are fed in order, with the random windows of training, to `run_pipeline`, which decodes for the source too; the
+files are asked for in order, with the random windows of training, of `decode`, which decodes for the source too; the
 DataLoader is then not shuffled. And in random order on the same images shrunk once, so that the shorter side is 256.
 
 In each round a few batches at the start are not counted, nor those at the end, where a loader has nothing more to
@@ -185,20 +185,22 @@ def ours_in_random_order(setting: Setting) -> Callable[[], Stream]:
 
 def ours_in_sequence(setting: Setting) -> Callable[[], Stream]:
     """Opens batches of the files in order, with random windows, through the pipeline of the source."""
-    from wash_hpc.data.dali import FileBatch, run_pipeline
+    from wash_hpc.data.bad_files import BadFiles, Request
+    from wash_hpc.data.decode import decode
 
     data = setting.config.data
-    files = scan_splits(data.path).train
+    images = scan_splits(data.path).train
     random = np.random.default_rng(0)
 
-    def feed() -> Iterator[FileBatch]:
+    def requests() -> Iterator[Request]:
         for start in range(0, setting.num_batches * data.batch_size, data.batch_size):
-            at = range(start, start + data.batch_size)
+            positions = np.arange(start, start + data.batch_size)
             low, high = data.crop_scale
             draws = draw_windows(random, data.batch_size, (low, high), data.flip)
-            yield FileBatch([files.path(position) for position in at], files.labels[start : at.stop], draws)
+            yield Request(positions, draws)
 
-    return lambda: run_pipeline(feed(), data.batch_size, data, setting.device, augment=True)
+    bad = BadFiles(images, skip=False)
+    return lambda: decode(requests(), images, bad, data.batch_size, data, setting.device, augment=True, fill=True)
 
 
 def torchvision_in_order(setting: Setting, shuffle: bool) -> Callable[[], Stream]:
@@ -249,8 +251,8 @@ def link_images(source: str, folder: Path, num_images: int) -> None:
         raise DataError(f"{source}: expected at least --images {num_images} training images, there are {len(files)}")
     for number in range(num_images):
         position = number * len(files) // num_images
-        file = Path(files.path(position)).resolve()
-        link = folder / "train" / files.classes[files.labels[position]] / f"{number:07d}{file.suffix}"
+        file = Path(files.name(position)).resolve()
+        link = folder / "train" / file.parent.name / f"{number:07d}{file.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
     (folder / "val").symlink_to("train")  # a source wants a split to test on, which is not read here
