@@ -273,6 +273,18 @@ def test_the_step_is_timed_beside_a_plain_loop_on_a_gpu():
         assert json.loads(done.stdout)["ours_over_plain"] > 0
 
 
+def test_the_data_path_is_timed_beside_torchvisions_loader_on_a_gpu():
+    """Leaves the figures in build/."""
+    sizes = ["--images", "6144", "--batch-size", "256", "--rounds", "3", "--json"]
+    done = subprocess.run(
+        [sys.executable, "tools/bench_data.py", "--device", "cuda", *sizes], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    Path("build").mkdir(exist_ok=True)
+    Path("build/bench_data_gpu.json").write_text(done.stdout)
+    assert json.loads(done.stdout)["dali_over_torchvision"] > 0
+
+
 def test_a_run_of_members_and_replicas_that_share_a_gpu_finishes(tmp_path):
     run = train(tmp_path, "run", 4, *SHARED, "ensemble.members=2")
     assert read_summary(run).bytes_sent_per_member > 0
