@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, soup, plan, doctor. Parses, calls, prints; everything else is elsewhere."""
+"""The command line: train, evaluate, soup, plan, tune, doctor. Parses, calls, prints; everything else is elsewhere."""
 
 from __future__ import annotations
 
@@ -61,6 +61,12 @@ PLAN = """\
 Predict what a run will send, how long an exchange takes, what memory a rank needs and how many ranks fit on a GPU, from
 its configuration alone, for up to 65,536 members, and say what would make exchanges cheaper. No training is started and
 nothing is written; data that are not there are assumed and said so."""
+
+TUNE = """\
+Run the training pipeline of CONFIG's images on a GPU, nothing else, with several shares of the JPEG files for the GPU's
+own decoder (data.hw_decoder_share), print images a second of each, and remember the best for this kind of machine in
+~/.config/wash_hpc/machines.json (or below XDG_CONFIG_HOME). Runs take it where data.hw_decoder_share is null, and say
+so."""
 
 PLAN_LINK = """\
 seconds of an exchange = (O + messages x L + bytes / B) x ranks a core
@@ -179,6 +185,15 @@ def _calibrate(options: argparse.Namespace) -> int:
     return _print(describe(predict(facts, calibration.link), options.json, calibration, options.layers))
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from wash_hpc.config import load_config
+    from wash_hpc.tune import tune
+
+    for line in tune(load_config(options.config, options.overrides)):
+        _print(line)
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from wash_hpc.doctor import examine
 
@@ -228,6 +243,13 @@ def _make_parser() -> argparse.ArgumentParser:
 
     _add_soup(commands)
     _add_plan(commands)
+
+    tune = commands.add_parser(
+        "tune", help="find how many JPEG files the GPU's own decoder should take here", description=TUNE
+    )
+    tune.add_argument("config", type=Path, metavar="CONFIG")
+    tune.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.path=... data.workers=...")
+    tune.set_defaults(run=_tune)
 
     doctor = commands.add_parser(
         "doctor",

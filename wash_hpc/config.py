@@ -57,6 +57,9 @@ class DataConfig:
     path: str | None = None
     batch_size: int = 64  # images, or windows of text, per step of one member, shared out over its replicas
     workers: int = 2  # DALI threads a rank
+    prefetch: int = 3  # of image files: batches that DALI works on ahead
+    hw_decoder_share: float | None = None  # of JPEG files, for the GPU's own decoder; null: as `wash-hpc tune` found
+    decoder_size_hint: list[int] = field(default_factory=lambda: [0, 0])  # height, width it has memory for at once
     on_bad_file: Literal["stop", "skip"] = "stop"  # image files that cannot be read or decoded; skip: count, go on
     held_out: float = 0.02  # share of train kept for selection, where the set has no validation split of its own
     image_size: int = 224  # of image files: side of a training crop and of the centre crop in evaluation

@@ -97,7 +97,7 @@ class Observer:
         self._skipped = SkippedFiles(config, source, world, self._progress.say)
 
     def say_start(self, notes: list[str]) -> None:
-        """Say what members drew, what the method notes or warns of, and what `create_folder` noted."""
+        """Say what members drew, what the method notes or warns of, and what others noted."""
         drawn = describe_regularization(self._config, self._world.layout.num_members)
         if drawn:
             self._progress.say(f"regularisation: {drawn}")

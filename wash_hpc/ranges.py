@@ -74,6 +74,19 @@ def _data_rules(config: Config) -> list[Rule]:
     return [
         ("data.batch_size", data.batch_size, data.batch_size >= 1, "at least 1"),
         ("data.workers", data.workers, data.workers >= 1, "at least 1"),
+        ("data.prefetch", data.prefetch, data.prefetch >= 1, "at least 1"),
+        (
+            "data.hw_decoder_share",
+            data.hw_decoder_share,
+            data.hw_decoder_share is None or 0 <= data.hw_decoder_share <= 1,
+            "a share in [0, 1], or null",
+        ),
+        (
+            "data.decoder_size_hint",
+            data.decoder_size_hint,
+            len(data.decoder_size_hint) == 2 and min(data.decoder_size_hint) >= 0,
+            "a height and a width in pixels, each 0 or more",
+        ),
         ("data.held_out", data.held_out, 0 <= data.held_out < 1, "a share in [0, 1)"),
         ("data.image_size", data.image_size, data.image_size >= 8, "at least 8 pixels"),
         ("data.resize", data.resize, data.resize >= data.image_size, "at least data.image_size"),

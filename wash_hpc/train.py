@@ -75,7 +75,7 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
     observer = Observer(
         config, source, world, reducer, member, method, averages, evaluator, clock, num_steps, setup.start
     )
-    observer.say_start(notes)
+    observer.say_start([*source.notes, *notes])
     replica = Shard(layout.replica, layout.num_replicas)
     batches = source.train(layout.member, replica, config.data.batch_size, first_step)
     batches = regularize(batches, config, layout.member, replica, first_step, source.num_classes)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tests.support import TINY, AloneReducer, mpirun, tiny_config, train
+from wash_hpc import tune
 from wash_hpc.clock import Stopwatch
 from wash_hpc.config import load_config
 from wash_hpc.data import open_source
@@ -25,6 +26,8 @@ from wash_hpc.data.source import Batch, Shard
 from wash_hpc.ensemble.flat import get_statistics, to_channels_last
 from wash_hpc.member import Member
 from wash_hpc.models import build_model
+from wash_hpc.errors import DataError
+from wash_hpc.machine import machine_name, remembered_share
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.parallel.overlap import OverlappedExchange
 from wash_hpc.shuffle.draw import Drawer
@@ -323,6 +326,60 @@ def test_dali_gives_the_same_images_on_the_gpu_as_on_the_cpu(tmp_path):
             assert cpu.labels.tolist() == gpu.labels.tolist()
             difference = (cpu.images - gpu.images.cpu()).abs().mean() * 0.225  # in units of the pixel range
             assert difference < 2 / 255
+
+
+def photos(tmp_path: Path) -> Path:
+    """A small folder of photographs as JPEG files."""
+    folder = tmp_path / "photos"
+    sizes = ["--classes", "4", "--images-per-class", "40"]
+    command = [sys.executable, "tools/make_dataset.py", "imagenet-like", str(folder), *sizes]
+    subprocess.run(command, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_images_are_the_same_whoever_decodes_them_on_the_gpu(tmp_path, share):
+    keys = [f"data.path={photos(tmp_path)}", f"data.hw_decoder_share={share}", "data.decoder_size_hint=[800,800]"]
+    cpu, gpu = (open_source(load_config(None, keys), torch.device(kind)) for kind in ("cpu", "cuda"))
+    for here, there in islice(zip(cpu.train(0, Shard(), 32, 0), gpu.train(0, Shard(), 32, 0), strict=False), 4):
+        assert (here.images - there.images.cpu()).abs().mean() * 0.225 < 2 / 255  # in units of the pixel range
+
+
+def test_a_jpeg_that_is_cut_is_named_on_the_gpu_too(tmp_path):
+    folder = photos(tmp_path)
+    culprit = min((folder / "train").rglob("*.jpg"))
+    culprit.write_bytes(culprit.read_bytes()[: culprit.stat().st_size // 2])
+    for share in (0.0, 0.99):
+        keys = [f"data.path={folder}", f"data.hw_decoder_share={share}"]
+        with pytest.raises(DataError, match=f"{culprit}: this image cannot be decoded"):
+            list(islice(open_source(load_config(None, keys), torch.device("cuda")).train(0, Shard(), 32, 0), 5))
+        source = open_source(load_config(None, [*keys, "data.on_bad_file=skip"]), torch.device("cuda"))
+        assert all(len(batch.labels) == 32 for batch in islice(source.train(0, Shard(), 32, 0), 5))
+        assert source.skipped_files == [str(culprit)]
+
+
+def test_shards_give_the_images_of_folders_on_the_gpu(tmp_path):
+    folder = photos(tmp_path)
+    subprocess.run([sys.executable, "tools/make_dataset.py", "shards", str(folder), str(tmp_path / "s")], check=True)
+    keys = ["data.name=shards", f"data.path={tmp_path / 's'}"]
+    cpu, gpu = (open_source(load_config(None, keys), torch.device(kind)) for kind in ("cpu", "cuda"))
+    for here, there in islice(zip(cpu.train(0, Shard(), 32, 0), gpu.train(0, Shard(), 32, 0), strict=False), 4):
+        assert here.labels.tolist() == there.labels.tolist()
+        assert (here.images - there.images.cpu()).abs().mean() * 0.225 < 2 / 255
+
+
+def test_tune_measures_each_share_and_runs_take_the_best(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(tune, "SECONDS", 0.5)
+    keys = [f"data.path={photos(tmp_path)}", "data.batch_size=32"]
+    lines = list(tune.tune(load_config(None, keys)))
+    assert sum("images/s" in line for line in lines) == len(tune.SHARES)
+    best = remembered_share(machine_name())
+    assert best in tune.SHARES
+    assert f"{best} is best" in lines[-1]
+    assert open_source(load_config(None, keys), torch.device("cuda")).notes == (
+        f"data.hw_decoder_share: {best:g}, as tuned, for {machine_name()}",
+    )
 
 
 def test_doctor_finds_the_gpu_and_decodes_on_it():

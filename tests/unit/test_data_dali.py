@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import fn, types
+from nvidia.dali.backend import GetSchema
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -21,7 +22,7 @@ from torchvision.transforms import functional
 from wash_hpc.config import load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.augment import MIRROR, draw_windows, first_valid_window
-from wash_hpc.data.dali import random_window
+from wash_hpc.data.dali import decoding, random_window
 from wash_hpc.data.folder import scan_splits
 from wash_hpc.data.image_source import ImageSource
 from wash_hpc.data.regularize import regularize
@@ -169,6 +170,25 @@ def test_an_image_that_vanishes_is_named_when_it_is_met(tmp_path: Path) -> None:
     gone.unlink()
     with pytest.raises(DataError, match=f"{gone}: cannot be read: No such file"):
         next(source.train(0, Shard(), 3, 0))
+
+
+@pytest.mark.parametrize("prefetch", [1, 2, 6])
+def test_how_far_dali_works_ahead_changes_no_image(photos: Path, prefetch: int) -> None:
+    expected = list(islice(open_photos(photos).train(1, Shard(), 5, 0), 4))
+    batches = list(islice(open_photos(photos, f"data.prefetch={prefetch}").train(1, Shard(), 5, 0), 4))
+    assert all(torch.equal(one.images, other.images) for one, other in zip(expected, batches, strict=True))
+
+
+@pytest.mark.parametrize("operator", ["decoders__Image", "decoders__ImageSlice"])
+def test_dalis_decoders_know_every_option_that_they_are_given_on_a_gpu(operator: str) -> None:
+    data = load_config(None, ["data.hw_decoder_share=0.8", "data.decoder_size_hint=[3000,4000]"]).data
+    given = decoding(True, data)
+    assert given["hw_decoder_load"] == 0.8
+    assert (given["preallocate_height_hint"], given["preallocate_width_hint"]) == (3000, 4000)
+    assert given["device"] == "mixed"
+    known = GetSchema(operator)
+    assert [name for name in given if name != "device" and not known.HasArgument(name)] == []
+    assert "hw_decoder_load" not in decoding(True, load_config(None, []).data)  # then DALI's own default is taken
 
 
 def test_evaluating_again_and_again_leaves_no_threads_behind(photos: Path) -> None:

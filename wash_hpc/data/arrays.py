@@ -77,6 +77,7 @@ class ArraySource:
         channels, height, width = train.pixels.shape[1:]
         self.image_shape: tuple[int, ...] = (channels, height, width)
         self.num_train = len(train.labels)
+        self.notes: tuple[str, ...] = ()
         self._seed = config.run.seed
         self._padding = config.data.crop_padding
         self._draw = (

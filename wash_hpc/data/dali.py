@@ -39,7 +39,6 @@ try:
 except ImportError as error:
     raise MissingDependencyError("NVIDIA DALI", "pip install 'wash_hpc[dali]'") from error
 
-PREFETCH = 3  # batches that DALI works on ahead of the training loop
 Node = Any  # a DataNode of DALI's graph, whose operators are not annotated
 
 
@@ -85,7 +84,7 @@ def build_pipeline(
         batch_size=max_batch_size,
         num_threads=data.workers,
         device_id=(torch.cuda.current_device() if device.index is None else device.index) if on_gpu else None,
-        prefetch_queue_depth=PREFETCH,
+        prefetch_queue_depth=data.prefetch,
         exec_dynamic=True,
     )
     kinds, axes = [types.UINT8, types.INT64, types.FLOAT], [1, 0, 1]
@@ -96,10 +95,10 @@ def build_pipeline(
         )
         encoded = _read(files) if are_paths else files
         if augment:
-            images = _random_crop(encoded, draws[0], data.image_size, on_gpu)
+            images = _random_crop(encoded, draws[0], data, on_gpu)
             mirror: Node = fn.cast(draws[0][MIRROR], dtype=types.INT32)
         else:
-            images = _centre_crop(encoded, data.resize, data.image_size, on_gpu)
+            images = _centre_crop(encoded, data, on_gpu)
             mirror = 0
         normalised = fn.crop_mirror_normalize(
             images,
@@ -130,12 +129,12 @@ def run_pipeline(pipeline: Pipeline, device: torch.device) -> tuple[torch.Tensor
     )
 
 
-def _random_crop(encoded: Node, draws: Node, image_size: int, on_gpu: bool) -> Node:
+def _random_crop(encoded: Node, draws: Node, data: DataConfig, on_gpu: bool) -> Node:
     """The window that the draws give, decoded alone and resized."""
     height, width = _image_shape(encoded)
     corner, shape = random_window(height, width, draws)
-    images = fn.decoders.image_slice(encoded, corner, shape, axes=[0, 1], **_decoding(on_gpu))
-    return fn.resize(images, size=[image_size, image_size], interp_type=types.INTERP_LINEAR, antialias=True)
+    images = fn.decoders.image_slice(encoded, corner, shape, axes=[0, 1], **decoding(on_gpu, data))
+    return fn.resize(images, size=[data.image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
 
 
 def random_window(height: Node, width: Node, draws: Node) -> tuple[Node, Node]:
@@ -171,21 +170,21 @@ def random_window(height: Node, width: Node, draws: Node) -> tuple[Node, Node]:
     return fn.stack(*starts), fn.stack(*lengths)
 
 
-def _centre_crop(encoded: Node, shorter: int, image_size: int, on_gpu: bool) -> Node:
-    """Resize so that the shorter side has `shorter` pixels and cut out the centre, both in one pass over the image."""
+def _centre_crop(encoded: Node, data: DataConfig, on_gpu: bool) -> Node:
+    """Resize so that the shorter side has `data.resize` pixels and cut out the centre, both in one pass."""
     height, width = _image_shape(encoded)
     smaller = dali_math.min(height, width)
     starts, ends = [], []
     for size in (height, width):
-        resized = (size * shorter) // smaller  # torchvision drops the fraction of a pixel
-        room = resized - image_size
+        resized = (size * data.resize) // smaller  # torchvision drops the fraction of a pixel
+        room = resized - data.image_size
         start = room // 2 + (room & 1) * (room // 2 & 1)  # torchvision rounds a half to the even neighbour
         step = fn.cast(size, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
         starts.append(start * step)
-        ends.append((start + image_size) * step)
+        ends.append((start + data.image_size) * step)
     return fn.resize(
-        fn.decoders.image(encoded, **_decoding(on_gpu)),
-        size=[image_size, image_size],
+        fn.decoders.image(encoded, **decoding(on_gpu, data)),
+        size=[data.image_size] * 2,
         roi_start=fn.stack(*starts),
         roi_end=fn.stack(*ends),
         interp_type=types.INTERP_LINEAR,
@@ -193,9 +192,19 @@ def _centre_crop(encoded: Node, shorter: int, image_size: int, on_gpu: bool) -> 
     )
 
 
-def _decoding(on_gpu: bool) -> dict[str, Any]:
+def decoding(on_gpu: bool, data: DataConfig) -> dict[str, Any]:
     """How files are decoded: as torchvision's loader does, so not turned by the camera's orientation tag."""
-    return {"device": "mixed" if on_gpu else "cpu", "adjust_orientation": False, "jpeg_fancy_upsampling": True}
+    how: dict[str, Any] = {
+        "device": "mixed" if on_gpu else "cpu",
+        "adjust_orientation": False,
+        "jpeg_fancy_upsampling": True,
+    }
+    if on_gpu:
+        height, width = data.decoder_size_hint
+        how |= {"preallocate_height_hint": height, "preallocate_width_hint": width}
+        if data.hw_decoder_share is not None:  # else DALI's own default, 0.65
+            how["hw_decoder_load"] = data.hw_decoder_share
+    return how
 
 
 def _image_shape(encoded: Node) -> tuple[Node, Node]:
@@ -240,7 +249,7 @@ class TrialDecoder:
             with self._pipeline:
                 given = fn.external_source(name="file", dtype=types.UINT8, ndim=1)
                 encoded = _read(given) if self._are_paths else given
-                self._pipeline.set_outputs(fn.decoders.image(encoded, **_decoding(on_gpu=False)))
+                self._pipeline.set_outputs(fn.decoders.image(encoded, **decoding(False, DataConfig())))
         try:
             self._pipeline.run(file=[file])
         except RuntimeError:

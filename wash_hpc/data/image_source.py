@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +23,7 @@ from wash_hpc.data.encoded import EncodedImages, Splits
 from wash_hpc.data.feed import feed_evaluation, feed_statistics, feed_training
 from wash_hpc.data.source import Batch, Positions, Shard, Split, split_held_out
 from wash_hpc.errors import DataError
+from wash_hpc.machine import machine_name, remembered_share
 from wash_hpc.seeds import Stream, generator
 
 MAX_CHECKED_FILES = 100_000
@@ -34,6 +37,9 @@ class ImageSource:
         splits: the images.
         config: `run.seed` and the `data` section are read.
         device: where batches are wanted.
+
+    Raises:
+        ConfigError: what `wash-hpc tune` wrote down is not readable, and is asked for.
     """
 
     def __init__(self, splits: Splits, config: Config, device: torch.device) -> None:
@@ -52,6 +58,9 @@ class ImageSource:
         self._seed = config.run.seed
         self._data = config.data
         self._device = device
+        self.notes: tuple[str, ...] = ()
+        if device.type == "cuda" and config.data.hw_decoder_share is None:
+            self._take_remembered_share()
         low, high = config.data.crop_scale
         self._draw = partial(draw_windows, scale=(low, high), flip=config.data.flip)
 
@@ -59,6 +68,19 @@ class ImageSource:
     def skipped_files(self) -> list[str]:
         """As `Source.skipped_files`."""
         return [name for bad in (self._bad_train, *self._bad.values()) for name in bad.names]
+
+    def with_share(self, share: float) -> ImageSource:
+        """The same, of which the GPU's own decoder takes this share of the JPEG files."""
+        other = copy(self)
+        other._data = replace(self._data, hw_decoder_share=share)
+        return other
+
+    def _take_remembered_share(self) -> None:
+        machine = machine_name(torch.cuda.get_device_name(self._device))
+        share = remembered_share(machine)
+        self._data = replace(self._data, hw_decoder_share=share)
+        taken = "DALI's default, 0.65 (wash-hpc tune finds the best)" if share is None else f"{share:g}, as tuned"
+        self.notes = (f"data.hw_decoder_share: {taken}, for {machine}",)
 
     def num_images(self, split: Split) -> int:
         """How many images a split has; `held_out` may have none."""

@@ -81,11 +81,13 @@ class Source(Protocol):
         num_classes: number of classes.
         image_shape: (C, H, W) of one image of a batch; of text, (T,), the bytes of one window.
         num_train: training images, or windows of text, without those held out.
+        notes: what a user should be told at the start.
     """
 
     num_classes: int
     image_shape: tuple[int, ...]
     num_train: int
+    notes: tuple[str, ...]
 
     @property
     def skipped_files(self) -> Sequence[str]:

@@ -46,6 +46,7 @@ class TextSource:
         self._context = config.data.context
         self.num_classes = 256
         self.image_shape: tuple[int, ...] = (self._context,)
+        self.notes: tuple[str, ...] = ()
         self._seed = config.run.seed
         self._moves = config.data.augment
         parts = split_text(len(text), config.data.held_out)
