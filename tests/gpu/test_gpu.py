@@ -24,10 +24,10 @@ from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Batch, Shard
 from wash_hpc.ensemble.flat import get_statistics, to_channels_last
-from wash_hpc.member import Member
-from wash_hpc.models import build_model
 from wash_hpc.errors import DataError
 from wash_hpc.machine import machine_name, remembered_share
+from wash_hpc.member import Member
+from wash_hpc.models import build_model
 from wash_hpc.parallel.exchange import Exchange
 from wash_hpc.parallel.overlap import OverlappedExchange
 from wash_hpc.shuffle.draw import Drawer

@@ -1,5 +1,7 @@
 """The graph by which DALI decodes, cuts out, resizes and normalises images, on the CPU or a GPU by one code path.
 
+One step differs: on a CPU random windows are resized by torch (`resize`), which halves the time of an image there.
+
 The only module that imports DALI. The order is ours: a plain Python callback gives DALI, batch by batch, paths or
 files' bytes, the labels and the random numbers, so that DALI holds no state worth saving and a run resumes at any step
 exactly.
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 
 from wash_hpc.config import DataConfig
 from wash_hpc.data.augment import HEIGHTS, LEFT, MIRROR, NUM_TRIES, RATIOS, TOP, WIDTHS
+from wash_hpc.data.resize import resizer
 from wash_hpc.errors import MissingDependencyError
 
 try:
@@ -134,6 +137,9 @@ def _random_crop(encoded: Node, draws: Node, data: DataConfig, on_gpu: bool) -> 
     height, width = _image_shape(encoded)
     corner, shape = random_window(height, width, draws)
     images = fn.decoders.image_slice(encoded, corner, shape, axes=[0, 1], **decoding(on_gpu, data))
+    if not on_gpu:
+        resize = resizer(data.image_size, data.workers)
+        return fn.python_function(images, function=resize, batch_processing=True, output_layouts=["HWC"])
     return fn.resize(images, size=[data.image_size] * 2, interp_type=types.INTERP_LINEAR, antialias=True)
 
 
