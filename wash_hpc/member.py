@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,8 @@ class Progress:
 class Member:
     """The replica of one member that this rank trains.
 
-    The optimizer steps once over the flat vector, and its state lies in the rows behind it, where an exchange can
-    reach it.
+    The optimizer's state lies in the rows of the flat vector behind the parameters, where an exchange can reach it.
+    Gradients lie where autograd makes them, so that none is ever set to zero or copied.
 
     Args:
         model: on its device, with this member's initial weights.
@@ -107,8 +108,10 @@ class Member:
         self._learning_rate.fill_(self.learning_rate(step))
         self._take(batch)
         self._compute()
-        if self._config.train.cuda_graph:  # no reduction may be recorded: the gradients go together behind the graph
-            self._reducer.start_mean_(self.flat.gradients, "gradients")
+        if self._config.train.cuda_graph:  # no reduction may be recorded: all begin behind the graph
+            for parameter, layer in zip(self.flat.parameters, self.flat.layers, strict=True):
+                if parameter.grad is not None:  # as of one that forward does not use
+                    self._start_mean(parameter, layer.name)
         with self._clock("reduce"):
             self._reducer.finish()
         self._update()
@@ -163,8 +166,10 @@ class Member:
         if not self._scaler.is_enabled():
             return {}
         held = self._scaler.state_dict()
-        num_updates = [float(entry["step"]) for entry in self._optimizer.state.values() if "step" in entry]
-        numbers = [held["scale"], held["_growth_tracker"], *(num_updates or [0.0])]
+        num_updates = max(
+            (float(entry["step"]) for entry in self._optimizer.state.values() if "step" in entry), default=0
+        )
+        numbers = [held["scale"], held["_growth_tracker"], num_updates]
         return {"scaler": torch.tensor(numbers, dtype=torch.float64)}
 
     def _take(self, batch: Batch) -> None:
@@ -177,7 +182,7 @@ class Member:
     def _forward_and_backward(self) -> None:
         """The gradients of the batch, and what it adds to the progress."""
         assert self._batch is not None
-        self.flat.gradients.zero_()
+        self._optimizer.zero_grad(set_to_none=True)
         parts = self._batch.split(self._config.train.accumulate)
         for number, part in enumerate(parts, 1):
             self._is_last_part = number == len(parts)
@@ -209,16 +214,14 @@ class Member:
 
     def _average_gradients_as_they_come(self) -> None:
         """Start averaging each gradient over the replicas as soon as backward has it, while backward goes on."""
-        parameters = dict(self.model.named_parameters())
-        for layer in self.flat.layers:
-            gradient = self.flat.gradients[layer.start : layer.start + layer.size]
-            parameters[layer.name].register_post_accumulate_grad_hook(self._start_mean_of(gradient, layer.name))
+        for parameter, layer in zip(self.flat.parameters, self.flat.layers, strict=True):
+            parameter.register_post_accumulate_grad_hook(partial(self._start_mean_of_last_part, name=layer.name))
 
-    def _start_mean_of(self, gradient: Tensor, name: str) -> Callable[[Tensor], None]:
-        """A hook that hands on a gradient as a part of the flat vector: contiguous, whatever the parameter's order."""
+    def _start_mean_of_last_part(self, parameter: Tensor, name: str) -> None:
+        if self._is_last_part:
+            self._start_mean(parameter, name)
 
-        def start(_: Tensor) -> None:
-            if self._is_last_part:
-                self._reducer.start_mean_(gradient, name)
-
-        return start
+    def _start_mean(self, parameter: Tensor, name: str) -> None:
+        """Hand a gradient to the reducer, as a vector in the order in which it lies in memory."""
+        assert parameter.grad is not None
+        self._reducer.start_mean_(parameter.grad.as_strided((parameter.numel(),), (1,)), name)

@@ -1,31 +1,29 @@
-"""The optimizer of a member: torch's, over the flat vector as its only parameter; the learning rate of each step."""
+"""The optimizer of a member: torch's, with all that it keeps in the flat vector; the learning rate of each step."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wash_hpc.config import OptimizerConfig
 from wash_hpc.ensemble.flat import Flat
 
 
 def make_optimizer(config: OptimizerConfig, flat: Flat) -> tuple[torch.optim.Optimizer, Tensor]:
-    """An optimizer that makes its update in one kernel, with its state in the rows behind the parameters.
+    """A fused optimizer, which updates all parameters at once, with its state in the rows behind them.
 
     torch makes the state itself in the first step unless it is there: zeros are what it would start from.
 
     Returns:
         The optimizer, and the learning rate that it reads: [] float32 on the parameters' device, at first 0.
     """
-    parameter = nn.Parameter(flat.values)
-    parameter.grad = flat.gradients
     rate = torch.zeros((), device=flat.values.device)
     optimizer: torch.optim.Optimizer
     if config.name == "sgd":
         optimizer = torch.optim.SGD(
-            [parameter],
+            flat.parameters,
             lr=rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -33,13 +31,16 @@ def make_optimizer(config: OptimizerConfig, flat: Flat) -> tuple[torch.optim.Opt
             fused=True,
         )
         if config.momentum > 0:
-            optimizer.state[parameter] = {"momentum_buffer": flat.rows[1]}
+            for parameter, momentum in zip(flat.parameters, flat.views(1), strict=True):
+                optimizer.state[parameter] = {"momentum_buffer": momentum}
         return optimizer, rate
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     on_gpu = flat.values.is_cuda
-    optimizer = kind([parameter], lr=rate, weight_decay=config.weight_decay, fused=True, capturable=on_gpu)
-    num_updates = torch.zeros((), device=flat.values.device)
-    optimizer.state[parameter] = {"step": num_updates, "exp_avg": flat.rows[1], "exp_avg_sq": flat.rows[2]}
+    optimizer = kind(flat.parameters, lr=rate, weight_decay=config.weight_decay, fused=True, capturable=on_gpu)
+    num_updates = torch.zeros(len(flat.parameters), device=flat.values.device)  # torch counts for each parameter
+    moments = zip(flat.parameters, num_updates, flat.views(1), flat.views(2), strict=True)
+    for parameter, updates, first, second in moments:
+        optimizer.state[parameter] = {"step": updates, "exp_avg": first, "exp_avg_sq": second}
     return optimizer, rate
 
 

@@ -45,14 +45,16 @@ def test_flat_parameters_are_views_in_one_order_and_the_model_stays_the_same():
     assert all(bool((p == 0.5).all()) for p in model.parameters())
 
 
-def test_gradients_arrive_in_the_flat_vector_and_equal_those_of_separate_tensors():
+def test_each_row_is_seen_as_tensors_of_the_parameters_shapes():
     model = small_model()
-    twin = copy.deepcopy(model)
-    flat = Flat(model)
-    images = torch.randn(4, 3, 8, 8)
-    for network in (model, twin):
-        network(images).square().sum().backward()
-    assert torch.equal(flat.gradients, torch.cat([p.grad.flatten() for p in twin.parameters()]))
+    flat = Flat(model, num_state_rows=1)
+    for view, parameter in zip(flat.views(0), model.parameters(), strict=True):
+        assert view.data_ptr() == parameter.data_ptr()
+        assert view.shape == parameter.shape
+    for number, view in enumerate(flat.views(1)):
+        view.fill_(number)
+    numbers = [torch.full((layer.size,), float(number)) for number, layer in enumerate(flat.layers)]
+    assert torch.equal(flat.rows[1], torch.cat(numbers))
 
 
 def test_layers_are_tensors_or_the_modules_that_hold_them():

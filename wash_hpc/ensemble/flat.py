@@ -27,9 +27,9 @@ class Layer:
 class Flat:
     """The trainable parameters of a model, moved into one vector of which they become views.
 
-    After construction `model`'s parameters and their `.grad` are views of `values` and `gradients`: what an optimizer,
-    an exchange or an average does to the vectors is done to the model, and nothing is ever copied back. Each parameter
-    lies in the vector as it lay in memory before, so that a model in channels-last memory stays in it.
+    After construction `model`'s parameters are views of `values`: what an exchange or an average does to the vector is
+    done to the model, what an optimizer does to the model is done to the vector, and nothing is ever copied. Each
+    parameter lies in the vector as it lay in memory before, so that a model in channels-last memory stays in it.
 
     Args:
         model: all its trainable parameters must have one dtype and one device.
@@ -39,7 +39,7 @@ class Flat:
         storage: [(1 + num_state_rows) P + 1]; the rows one after the other, and an element of the exchange's own.
         rows: [1 + num_state_rows, P]; row 0 are the parameters, the others start at zero.
         values: [P], row 0.
-        gradients: [P], zero at first.
+        parameters: views of `values`, in storage order.
         layers: one entry a parameter tensor, in storage order.
 
     Raises:
@@ -52,7 +52,7 @@ class Flat:
         first = named[0][1]
         self.storage = torch.zeros((1 + num_state_rows) * size + 1, dtype=first.dtype, device=first.device)
         self.rows = self.storage[:-1].view(1 + num_state_rows, size)
-        self.gradients = torch.zeros(size, dtype=first.dtype, device=first.device)
+        self.parameters = [parameter for _, parameter in named]
         self.layers: list[Layer] = []
         start = 0
         for name, parameter in named:
@@ -60,7 +60,6 @@ class Flat:
             view = _view_like(parameter, self.values[start:end])
             view.copy_(parameter.detach())
             parameter.data = view
-            parameter.grad = _view_like(parameter, self.gradients[start:end])
             self.layers.append(Layer(name, start, end - start))
             start = end
 
@@ -68,6 +67,11 @@ class Flat:
     def values(self) -> Tensor:
         """[P], the parameters."""
         return self.rows[0]
+
+    def views(self, row: int) -> list[Tensor]:
+        """A row as tensors of the parameters' shapes and orders in memory."""
+        parts = self.rows[row].split([layer.size for layer in self.layers])
+        return [_view_like(parameter, part) for parameter, part in zip(self.parameters, parts, strict=True)]
 
 
 def to_channels_last(model: nn.Module, device: torch.device) -> None:
