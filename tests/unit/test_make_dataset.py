@@ -70,13 +70,35 @@ def test_the_command_prints_what_it_made_and_refuses_to_overwrite_it(tmp_path: P
     made = run(*arguments)
     assert (made.returncode, made.stderr) == (0, "")
     assert "15 images" in made.stdout
-    sizes = [Image.open(file).size for file in (tmp_path / "photos").rglob("*.jpg")]
-    assert len(sizes) == 15
-    assert all(200 <= side <= 640 for size in sizes for side in size)
+    assert len(list((tmp_path / "photos").rglob("*.jpg"))) == 15
     again = run(*arguments)
     assert again.returncode == 2
     assert "exists already" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+def test_photos_have_imagenets_layout_sizes_and_bytes(tool: ModuleType, tmp_path: Path) -> None:
+    """ImageNet: 108 kB a file, half of them some 500x375, all from 75 to thousands of pixels; 469x387 on average."""
+    tool.main(["imagenet-like", str(tmp_path / "photos"), "--classes", "10", "--images-per-class", "30"])
+    assert {file.name for file in (tmp_path / "photos").iterdir()} == {"train", "val"}
+    for split, images_per_class in (("train", 30), ("val", 3)):
+        classes = sorted((tmp_path / "photos" / split).iterdir())
+        assert [len(list(folder.glob("*.jpg"))) for folder in classes] == [images_per_class] * 10
+    files = list((tmp_path / "photos").rglob("*.jpg"))
+    num_bytes = np.array([file.stat().st_size for file in files])
+    sizes = np.array([Image.open(file).size for file in files])
+    long = sizes.max(axis=1)
+    assert 90_000 < num_bytes.mean() < 130_000
+    assert 80_000 < np.median(num_bytes) < 110_000
+    assert num_bytes.min() < 15_000
+    assert num_bytes.max() > 500_000
+    assert 0.7 < (long == 500).mean() < 0.85
+    assert 0.05 < (long < 450).mean() < 0.2
+    assert 0.05 < (long > 550).mean() < 0.2
+    assert long.max() > 1200
+    assert long.min() < 200
+    assert 0.15 < (sizes[:, 1] > sizes[:, 0]).mean() < 0.35  # upright
+    assert np.abs(sizes.mean(axis=0) - [469, 387]).max() < 40
 
 
 def test_fashion_mnist_becomes_a_jpeg_folder(tool: ModuleType, tmp_path: Path) -> None:
