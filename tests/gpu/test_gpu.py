@@ -23,6 +23,7 @@ from wash_hpc.config import load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Batch, Shard
+from wash_hpc.data.transfer import send
 from wash_hpc.ensemble.flat import get_statistics, to_channels_last
 from wash_hpc.errors import DataError
 from wash_hpc.machine import machine_name, remembered_share
@@ -139,6 +140,38 @@ def test_regularised_batches_on_a_gpu_equal_those_on_the_cpu():
         torch.testing.assert_close(there.images.cpu(), here.images)
         assert torch.equal(there.shares.cpu(), here.shares)
         assert torch.equal(there.labels.cpu(), here.labels)
+
+
+@pytest.mark.parametrize("name", ["synthetic", "text"])
+def test_the_host_never_waits_for_the_gpu_while_it_makes_batches(tmp_path, name):
+    (tmp_path / "text").write_bytes(bytes(range(256)) * 40)
+    regularised = ["train.mixup=0.5", "train.cutmix=1", "train.random_erasing=0.5"]
+    keys = [f"data.name={name}", f"data.path={tmp_path / 'text'}", *(regularised if name == "synthetic" else [])]
+    config = tiny_config(*keys)
+    device = torch.device("cuda", torch.cuda.current_device())
+    source = open_source(config, device)
+    stream = regularize(source.train(0, Shard(), config.data.batch_size, 0), config, 0, Shard(), 0, source.num_classes)
+    next(stream)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = list(islice(stream, 12))
+        batches += source.evaluate("test", Shard(), 16)
+        batches += source.statistics(32, Shard(), 16)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(batch.images.device == device for batch in batches)
+
+
+def test_numbers_that_are_sent_arrive_whole_whatever_becomes_of_their_memory():
+    device = torch.device("cuda")
+    busy = torch.randn(4096, 4096, device=device)
+    sent = []
+    for number in range(50):
+        busy = busy @ busy / 4096  # the device is behind, so that copies have to wait
+        values = torch.full((1000,), number)
+        sent.append(send(values, device))
+        values.fill_(-1)
+    assert [tensor.unique().tolist() for tensor in sent] == [[number] for number in range(50)]
 
 
 @pytest.mark.parametrize("reducer", ["horovod", "mpi"])
@@ -350,7 +383,7 @@ def test_a_jpeg_that_is_cut_is_named_on_the_gpu_too(tmp_path):
     culprit = min((folder / "train").rglob("*.jpg"))
     culprit.write_bytes(culprit.read_bytes()[: culprit.stat().st_size // 2])
     for share in (0.0, 0.99):
-        keys = [f"data.path={folder}", f"data.hw_decoder_share={share}"]
+        keys = [f"data.path={folder}", f"data.hw_decoder_share={share}", "data.held_out=0"]
         with pytest.raises(DataError, match=f"{culprit}: this image cannot be decoded"):
             list(islice(open_source(load_config(None, keys), torch.device("cuda")).train(0, Shard(), 32, 0), 5))
         source = open_source(load_config(None, [*keys, "data.on_bad_file=skip"]), torch.device("cuda"))

@@ -19,6 +19,7 @@ from wash_hpc.config import Config
 from wash_hpc.data.augment import apply_shifts, draw_shifts, no_shifts
 from wash_hpc.data.feed import Draws, feed_evaluation, feed_statistics, feed_training
 from wash_hpc.data.source import Batch, Positions, Shard, Split, split_held_out
+from wash_hpc.data.transfer import send
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class ArraySource:
     def _augmented(self, positions: Positions, draws: Draws) -> Batch:
         pixels, labels = self._train
         # One copy to the device: the positions and the shifts go together.
-        numbers = torch.from_numpy(np.column_stack([positions, draws])).to(self._device)
+        numbers = send(torch.from_numpy(np.column_stack([positions, draws])), self._device)
         at, shifts = numbers[:, 0], numbers[:, 1:]
         return Batch(self._normalised(apply_shifts(pixels[at], shifts, self._padding)), labels[at])
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from wash_hpc.config import Config
 from wash_hpc.data.source import Batch, Shard
+from wash_hpc.data.transfer import send
 from wash_hpc.seeds import Stream, generator
 
 # Random erasing as PAPA has it: areas as shares of the image's, ratios of height to width.
@@ -142,12 +143,12 @@ def erase(images: Tensor, rectangles: Tensor) -> Tensor:
 
     Args:
         images: [B, C, H, W].
-        rectangles: [B, 4] int64 on any device, as `draw_rectangles` gives them.
+        rectangles: [B, 4] int64 on the CPU, as `draw_rectangles` gives them.
 
     Returns:
         [B, C, H, W], new memory.
     """
-    top, bottom, left, right = rectangles.to(images.device)[:, :, None].unbind(1)
+    top, bottom, left, right = send(rectangles, images.device)[:, :, None].unbind(1)
     row, column = (torch.arange(size, device=images.device) for size in images.shape[2:])
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)

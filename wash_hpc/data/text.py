@@ -18,6 +18,7 @@ from torch import Tensor
 from wash_hpc.config import Config
 from wash_hpc.data.feed import Draws, feed_evaluation, feed_statistics, feed_training
 from wash_hpc.data.source import Batch, Positions, Shard, Split
+from wash_hpc.data.transfer import send
 from wash_hpc.errors import ConfigError, DataError
 
 TEST_SHARE = 0.1  # of the file
@@ -96,7 +97,7 @@ class TextSource:
 
     def _cut(self, starts: Positions) -> Batch:
         """The windows [B, T] that start at these bytes of the file, [B] int64."""
-        at = torch.from_numpy(starts).to(self._text.device)
+        at = send(torch.from_numpy(starts), self._text.device)
         windows: Tensor = self._text[at[:, None] + self._within].long()
         return Batch(windows[:, :-1], windows[:, 1:])
 
