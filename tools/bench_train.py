@@ -88,6 +88,8 @@ def parse() -> argparse.Namespace:
         parser.error("expected --members of 2 or more, --rounds of 5 or more, --p in (0, 1]")
     if min(arguments.batch_size, arguments.image_size, arguments.steps) < 1:
         parser.error("expected --batch-size, --image-size and --steps of 1 or more")
+    if arguments.cuda_graph and arguments.device != "cuda":
+        parser.error("--cuda-graph: expected --device cuda beside it")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     return arguments

@@ -40,6 +40,7 @@ class Replayed:
             return
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=self._stream):
+            # Of this thread alone: others prepare exchanges and batches meanwhile, in streams of their own.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._work()
         self._graph.replay()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -21,8 +21,9 @@ from wash_hpc.evaluate_report import JudgedRun
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, agreed
+from wash_hpc.requirements import require_devices_that_fit
 from wash_hpc.storage.weights import count_members, load_model, member_file, save_model, soup_file
-from wash_hpc.train import choose_device, make_initial_model, require_devices_that_fit
+from wash_hpc.train import choose_device, make_initial_model
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class FinishedRun:
         return Weights(Flat(self.model).values.detach().clone(), get_statistics(self.model))
 
 
+def as_judged(config: Config) -> Config:
+    """The configuration without what makes training faster: a run is judged on any machine, of weights in one order."""
+    return replace(config, train=replace(config.train, cuda_graph=False, compile=False, channels_last=False))
+
+
 def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
     """Open a finished run. Collective over MPI_COMM_WORLD.
 
@@ -68,7 +74,7 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
     comm = start_mpi()
     with agreed(comm):
         num_members = count_members(folder)
-        config = load_run_config(folder, overrides)
+        config = as_judged(load_run_config(folder, overrides))
         world = World.open(comm, None)
     with agreed(comm):
         device = choose_device(config, world)

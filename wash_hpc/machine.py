@@ -25,14 +25,17 @@ def machines_file() -> Path:
     return (Path(home) if home else Path.home() / ".config") / "wash_hpc" / "machines.json"
 
 
-def machine_name(gpu: str | None = None) -> str:
-    """The kind of machine that this process runs on, such as `NVIDIA H200, 16 cores`.
+def machine_name(num_threads: int, gpu: str | None = None) -> str:
+    """The kind of machine that a rank has, such as `NVIDIA H200, 8 threads`: what the best share depends on.
+
+    Not the cores that a process may run on, of which a job that tunes and a job that trains are seldom given as many.
 
     Args:
+        num_threads: `data.workers`.
         gpu: its model; default: the model of torch's current GPU.
     """
     gpu = torch.cuda.get_device_name() if gpu is None else gpu
-    return f"{gpu}, {len(os.sched_getaffinity(0))} cores"
+    return f"{gpu}, {num_threads} threads"
 
 
 def remembered_share(machine: str) -> float | None:

@@ -113,7 +113,7 @@ def count_activations(
                 ),
             )
     except Exception as error:  # noqa: BLE001 - any network may do what has no answer without memory: plan goes on
-        return Activations(num_images, None, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        return Activations(num_images, None, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
 
 
 def make_batch(image_shape: tuple[int, ...], num_images: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ it is due (inside `observer.after_step`). The order is always compute, communica
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +33,15 @@ from wash_hpc.methods import Context, Method, make_method, require_methods
 from wash_hpc.models import build_model
 from wash_hpc.observe import Observer
 from wash_hpc.parallel import start_mpi
-from wash_hpc.parallel.gpus import find_fault, number_of_gpu, place_of
+from wash_hpc.parallel.gpus import number_of_gpu
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import Comm, World, abort_on_uncaught_error, agreed, on_root
+from wash_hpc.requirements import (
+    require_devices_that_fit,
+    require_divisible_batch,
+    require_step_options,
+    require_whole_statistics,
+)
 from wash_hpc.seeds import Stream, torch_seed
 from wash_hpc.storage.checkpoint import CheckpointError, Manifest, read_member
 from wash_hpc.storage.metrics import import_h5py
@@ -135,11 +140,13 @@ def set_up(comm: Comm, config: Config) -> Setup:
     start = on_root(comm, lambda: find_start(config))
     with agreed(comm):
         device = choose_device(config, world)
+        require_step_options(config, device)
         require_divisible_batch(config, layout.num_replicas)
         source = open_source(config, device)
         num_steps = count_steps(config, source)
         snapshot_steps(config.average, num_steps, steps_per_epoch(source.num_train, config.data.batch_size))
         model, scratch = (make_initial_model(config, source, layout.member, device) for _ in range(2))
+        require_whole_statistics(config, layout.num_replicas, model)
         num_parameters = sum(parameter.numel() for _, parameter in trainable_parameters(model))
         if start is not None:
             start.require_fit(config, layout.num_members, num_parameters, num_steps)
@@ -187,56 +194,14 @@ def choose_device(config: Config, world: World) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not config.run.deterministic  # of fixed shapes, the fastest kernels are found once
-    if config.train.compile and shutil.which(os.environ.get("CXX", "g++")) is None:
-        raise ConfigError("train.compile=true: torch.compile needs a C++ compiler, and there is no g++ on PATH")
     kind = config.parallel.device
     if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
-        if config.train.cuda_graph:
-            raise ConfigError("train.cuda_graph=true: this rank has no GPU, and only there is there a CUDA graph")
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ConfigError("parallel.device=cuda: torch sees no GPU on this host; use auto or cpu")
     device = torch.device("cuda", number_of_gpu(world.local_rank))
     torch.cuda.set_device(device)
     return device
-
-
-def require_devices_that_fit(config: Config, world: World, device: torch.device) -> None:
-    """Look at all ranks' devices together. Collective over the world.
-
-    Raises:
-        ConfigError: they do not fit, as `find_fault` says; on all ranks.
-    """
-    places = world.comm.allgather(place_of(device))
-    with agreed(world.comm):
-        fault = find_fault(places, config.parallel)
-        if fault is not None:
-            raise fault
-
-
-def require_divisible_batch(config: Config, num_replicas: int) -> None:
-    """Refuse a batch that replicas cannot share out evenly: the mean of their gradients would not be the batch's.
-
-    Where images are mixed, both of a pair must be on one replica.
-
-    Raises:
-        ConfigError: naming the key.
-    """
-    if config.data.batch_size % num_replicas:
-        raise ConfigError(
-            f"data.batch_size={config.data.batch_size}: expected a multiple of the {num_replicas} replicas of a member"
-        )
-    parts = num_replicas * config.train.accumulate
-    if config.data.batch_size % parts:
-        raise ConfigError(
-            f"train.accumulate={config.train.accumulate}: data.batch_size={config.data.batch_size} of {num_replicas} "
-            f"replica{'s' * (num_replicas > 1)} cannot be cut into so many equal parts; expected a multiple of {parts}"
-        )
-    if any(config.train.mixup + config.train.cutmix) and config.data.batch_size % (2 * num_replicas):
-        raise ConfigError(
-            f"data.batch_size={config.data.batch_size}: expected a multiple of {2 * num_replicas}, because train.mixup "
-            "and train.cutmix mix the images of a replica in pairs"
-        )
 
 
 def count_steps(config: Config, source: Source) -> int:

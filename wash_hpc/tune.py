@@ -43,15 +43,15 @@ def tune(config: Config) -> Iterator[str]:
     device = torch.device("cuda", torch.cuda.current_device())
     source = open_source(config, device)
     assert isinstance(source, ImageSource)
-    machine = machine_name()
-    yield f"{machine}, {config.data.workers} threads, batches of {config.data.batch_size}:"
+    machine = machine_name(config.data.workers)
+    yield f"{machine}, batches of {config.data.batch_size}:"
     rates = {}
     for share in SHARES:
         rates[share] = _images_per_second(source.with_share(share), config)
         yield f"  data.hw_decoder_share={share:<5}{rates[share]:10,.0f} images/s"
     best = max(rates, key=lambda share: rates[share])
     file = remember_share(machine, best, rates[best])
-    yield f"{best} is best; runs on such a machine take it (written to {file})"
+    yield f"{best} is best; runs on such a machine take it (written to {file}), unless they set data.hw_decoder_share"
 
 
 def _images_per_second(source: Source, config: Config) -> float:

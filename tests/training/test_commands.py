@@ -38,6 +38,13 @@ def test_evaluate_says_on_any_number_of_ranks_what_the_run_itself_found(run, num
     assert len(accuracies["member_accuracy"]) == 3
 
 
+def test_a_run_is_judged_where_its_training_could_not_be_run(run):
+    faster = ["train.cuda_graph=true", "train.channels_last=true", "train.compile=true"]  # no GPU; a narrow network
+    done = wash_hpc("evaluate", str(run), "--json", *faster)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["ensemble_accuracy"] == read_summary(run).ensemble_accuracy
+
+
 def test_evaluate_prints_a_table_for_people(run):
     done = wash_hpc("evaluate", str(run), "--split", "held_out", "--greedy", "evaluate.batch_size=5")
     assert done.returncode == 0, done.stderr

@@ -86,8 +86,8 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(home: Path) -> None:
         remember_share(H200, 0.8, 1)
 
 
-def test_the_name_of_a_machine_says_its_gpu_and_the_cores_that_this_process_may_use() -> None:
-    assert machine_name("NVIDIA H200") == f"NVIDIA H200, {len(os.sched_getaffinity(0))} cores"
+def test_the_name_of_a_machine_says_its_gpu_and_the_threads_that_decode() -> None:
+    assert machine_name(8, "NVIDIA H200") == "NVIDIA H200, 8 threads"
 
 
 @pytest.mark.parametrize("tuned", [True, False])
@@ -98,7 +98,7 @@ def test_a_source_on_a_gpu_takes_what_was_tuned_for_this_machine_and_says_so(
         (home / "images" / split / "a").mkdir(parents=True)
         Image.new("RGB", (9, 9)).save(home / "images" / split / "a" / "0.jpg")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
-    name = machine_name("NVIDIA H200")
+    name = machine_name(2, "NVIDIA H200")
     if tuned:
         remember_share(name, 0.9, 1)
     keys, gpu = [f"data.path={home / 'images'}", "data.held_out=0"], torch.device("cuda")

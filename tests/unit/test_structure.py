@@ -18,7 +18,7 @@ LEVELS = [
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs", "machine"},
     {"report", "methods", "optimizer", "cuda_graph", "member"},
-    {"evaluate", "provenance", "rates", "skipped", "totals", "file_soup"},
+    {"evaluate", "provenance", "rates", "skipped", "totals", "requirements", "file_soup"},
     {"observe", "survey"},
     {"train", "predict", "data_facts", "traffic", "method_cost", "memory", "doctor", "basin", "tune"},
     {"finished", "plan_report", "evaluate_report"},

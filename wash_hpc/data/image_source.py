@@ -76,7 +76,7 @@ class ImageSource:
         return other
 
     def _take_remembered_share(self) -> None:
-        machine = machine_name(torch.cuda.get_device_name(self._device))
+        machine = machine_name(self._data.workers, torch.cuda.get_device_name(self._device))
         share = remembered_share(machine)
         self._data = replace(self._data, hw_decoder_share=share)
         taken = "DALI's default, 0.65 (wash-hpc tune finds the best)" if share is None else f"{share:g}, as tuned"

@@ -37,5 +37,5 @@ def resizer(side: int, num_threads: int) -> Callable[[Sequence[Pixels]], list[Pi
 
 @cache
 def _threads(num_threads: int) -> ThreadPoolExecutor:
-    """One pool for all pipelines: they come and go, and do not resize at the same time."""
+    """One pool for all pipelines, which come and go."""
     return ThreadPoolExecutor(num_threads, "resize")

@@ -205,7 +205,7 @@ def _read_label(file: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> in
     content = tar.extractfile(member)
     assert content is not None
     text = content.read(MOST_LABEL_BYTES)
-    if member.size >= MOST_LABEL_BYTES or not text.strip().isdigit():
+    if member.size >= MOST_LABEL_BYTES or not text.strip().isdigit() or int(text) >= 2**31:
         raise DataError(f"{file}: {member.name} holds {text!r}; expected a class as a whole number, 0 or more")
     return int(text)
 
