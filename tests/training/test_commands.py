@@ -171,9 +171,9 @@ def test_doctor_exits_with_one_where_something_is_broken_and_says_what_is_missin
 
 ON_ONE_GPU = """
 import sys
-import wash_hpc.train as train
+import wash_hpc.requirements as requirements
 from wash_hpc.parallel.gpus import Place
-train.place_of = lambda device: Place("node07", "the GPU")  # what all ranks of a host with one GPU would find
+requirements.place_of = lambda device: Place("node07", "the GPU")  # what all ranks of a host with one GPU would find
 from wash_hpc.__main__ import main
 raise SystemExit(main(["train", *sys.argv[1:]]))
 """
