@@ -21,6 +21,7 @@ def test_a_cuda_graph_needs_a_gpu():
 
 
 def test_compiling_needs_a_compiler(monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
     config = tiny_config("train.compile=true")
     require_step_options(config, CPU)
     monkeypatch.setenv("PATH", str(tmp_path))
