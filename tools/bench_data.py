@@ -32,7 +32,8 @@ from statistics import median
 import numpy as np
 import torch
 from bench_common import WARM_UP, Figures, describe_machine, in_lines
-from make_dataset import photo_pictures, write_folder
+from make_dataset import write_folder
+from pictures import photo_pictures
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms

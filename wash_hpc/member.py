@@ -86,6 +86,7 @@ class Member:
         self._num_predictions = 0
         self._num_images = 0
         self._batch: Batch | None = None
+        self._is_last_part = True
         self._compute: Callable[[], None] = self._forward_and_backward
         self._update: Callable[[], None] = self._step_optimizer
         reducer.broadcast_(self.flat.values, Scope.MEMBER)

@@ -236,7 +236,7 @@ def test_what_a_batch_becomes_equals_the_slow_twin(positions: list[int], bad: se
         def name(self, position: int) -> str:
             return str(position)
 
-    files = BadFiles(Twelve(), skip=True)  # type: ignore[arg-type]
+    files = BadFiles(Twelve(), skip=True)
     files._bad = dict.fromkeys(bad, "bad")
     draws = np.arange(len(positions), dtype=np.float32)[:, None].repeat(23, axis=1)
     good = [place for place, position in enumerate(positions) if position not in bad]

@@ -154,7 +154,7 @@ def test_a_share_of_train_is_held_out_where_val_is_the_test_set(shards: Path) ->
 def test_labels_are_those_of_the_classes_and_shards_are_not_sorted_by_them(packed: Path) -> None:
     train = shard_images.open_shards(str(packed)).train
     for position in range(NUM_TRAIN):
-        assert re.search(r": \d{8}_([abc])_", train.name(position))[1] == "abc"[train.labels[position]]  # type: ignore[index]
+        assert re.search(r": \d{8}_([abc])_", train.name(position))[1] == "abc"[train.labels[position]]
     assert (np.diff(train.labels) < 0).any()
     assert sorted(file.name for file in packed.iterdir() if file.name.startswith("train")) == [
         f"train-{number:06d}.tar" for number in range(3)
@@ -214,7 +214,7 @@ def test_files_are_read_ahead_and_by_other_threads(packed: Path, monkeypatch: py
     next(batches)
     assert all(name.startswith("read") for name, _ in seen)
     assert sum(count for _, count in seen) >= 3 * (1 + decode.NUM_READ_AHEAD)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
 
 
 def test_reading_leaves_no_threads_and_no_open_files_behind(packed: Path) -> None:
@@ -386,8 +386,8 @@ def test_a_shard_that_vanishes_is_named(shards: Path) -> None:
 @pytest.mark.parametrize("num_parts", [1, 3])
 def test_first_bytes_are_checked_as_in_folders(shards: Path, monkeypatch: pytest.MonkeyPatch, num_parts: int) -> None:
     images = shard_images.open_shards(str(shards)).train
-    with images.files.path(images.shard[5]).open("r+b") as file:  # type: ignore[attr-defined]
-        file.seek(images.offset[5])  # type: ignore[attr-defined]
+    with images.files.path(images.shard[5]).open("r+b") as file:
+        file.seek(images.offset[5])
         file.write(b"<html>")
     source = open_images(shards)
     faults = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import weakref
 from dataclasses import replace
 from functools import reduce
@@ -138,7 +137,6 @@ def test_no_more_than_one_tensor_of_one_file_is_in_memory_beside_the_sum(tmp_pat
     assert not living
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_the_memory_of_a_soup_is_that_of_a_tensor_not_of_a_model(tmp_path, suffix):
     """Forty tensors of 4 MB in each of four files: anonymous memory never grows by half of one model."""

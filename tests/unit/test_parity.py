@@ -97,7 +97,7 @@ def test_a_network_says_the_same_of_files_through_dali_as_through_torchvision(
     said: list[Tensor] = []
     scratch = torchvision.models.resnet18(num_classes=NUM_CLASSES)
     scratch.register_forward_hook(lambda module, inputs, logits: said.append(logits))
-    evaluator = Evaluator(config, open_source(config, CPU), scratch, 1, Shard(), AloneReducer())  # type: ignore[arg-type]
+    evaluator = Evaluator(config, open_source(config, CPU), scratch, 1, Shard(), AloneReducer())
     evaluation = evaluator.evaluate(lambda member: Weights(Flat(model).values.clone(), get_statistics(model)))
     ours = torch.cat(said)[:NUM_IMAGES]  # the member is judged first
 
