@@ -186,6 +186,7 @@ class CheckpointConfig:
     every_steps: int = 0  # 0: none
     resume: Literal["never", "auto", "must"] = "never"
     keep: int = 2  # the last so many are kept
+    grace_seconds: float = 240.0  # after a signal a run that has not stopped by itself is ended by force; 0: never
 
 
 @dataclass(frozen=True)

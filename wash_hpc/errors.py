@@ -7,15 +7,20 @@ or a fault: it propagates and aborts the job.
 
 from __future__ import annotations
 
+STATUS_STOPPED = 3
+STATUS_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
 
 class WashError(Exception):
     """A user's mistake, said in one sentence; the command line prints it without a traceback and exits with 2.
 
     Attributes:
         agreed: all ranks raise it together, so that none is left waiting.
+        status: of the command line's exit.
     """
 
     agreed = False
+    status = 2
 
 
 class ConfigError(WashError):
@@ -42,6 +47,17 @@ class HealthError(WashError):
     """Members whose values are not finite, in mid-run; as a rule all ranks see that together."""
 
     agreed = True
+
+
+class StoppedError(WashError):
+    """A run that was asked to stop before its end; no mistake, and nothing is lost.
+
+    Attributes:
+        status: 3, or 75 where its time was over and it is to be started again.
+    """
+
+    agreed = True
+    status = STATUS_STOPPED
 
 
 class MissingDependencyError(WashError):

@@ -44,7 +44,7 @@ class ProgressReport:
             self._bar.update(step - self._bar.n)
         elif self._lines and (time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES or step == self._num_steps):
             self._said_at = time.monotonic()
-            _say(f"{self._name}: step {step}/{self._num_steps}  loss {loss:.4f}  {rate}")
+            say(f"{self._name}: step {step}/{self._num_steps}  loss {loss:.4f}  {rate}")
 
     def show_evaluation(self, step: int, metric: str, member: float, ensemble: float, soup: float) -> None:
         """Say the metric, accuracy or perplexity, on test data: the members' mean, their ensemble's, their soup's."""
@@ -58,7 +58,7 @@ class ProgressReport:
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)  # where the bar is: mpirun forwards two streams in any order
         elif self._lines:
-            _say(text)
+            say(text)
 
     def close(self) -> None:
         """Leave the bar as it is and go to a new line."""
@@ -66,6 +66,7 @@ class ProgressReport:
             self._bar.close()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line of a log; called by the root alone."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()  # a log file is read while it is written

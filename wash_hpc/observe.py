@@ -1,4 +1,4 @@
-"""What is written down about a run: metrics, progress, evaluations, checkpoints, and at the end weights and summary.
+"""What is written down about a run: metrics, progress, evaluations, and at the end weights and summary.
 
 Owns when each is due and the reductions behind them. Every rank makes every call, because most are collective; only the
 root writes shared files.
@@ -34,7 +34,6 @@ from wash_hpc.parallel.world import World
 from wash_hpc.provenance import describe_run
 from wash_hpc.rates import PARTS, Rates
 from wash_hpc.skipped import SkippedFiles
-from wash_hpc.storage.checkpoint import Manifest, MemberState, write_manifest, write_member
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
 from wash_hpc.storage.weights import member_file, save_model, soup_file
@@ -54,8 +53,9 @@ class Observer:
         averages: of the member over its steps.
         evaluator: judges.
         clock: the loop's; seconds by the names of `rates.PARTS`.
+        totals: what the run has come to, earlier starts included.
         num_steps: of the whole run.
-        start: the checkpoint from which the run goes on, or None.
+        first_step: steps already done.
     """
 
     def __init__(
@@ -69,8 +69,9 @@ class Observer:
         averages: Averages,
         evaluator: Evaluator,
         clock: Stopwatch,
+        totals: Totals,
         num_steps: int,
-        start: Manifest | None,
+        first_step: int,
     ) -> None:
         self._config = config
         self._world = world
@@ -81,31 +82,40 @@ class Observer:
         self._evaluator = evaluator
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
-        self._last_logged = 0 if start is None else start.step
-        self._first_step = self._last_logged
-        self._totals = Totals(world, reducer, method, start)
+        self._last_logged = first_step
+        self._totals = totals
         self._rates = Rates(clock, config.data)
         self._num_images = 0  # of this rank in this start
         self._said_sick = False
         hosts = sorted(set(world.comm.allgather(socket.gethostname())))
         names = [layer.name for layer in member.flat.layers]
-        about = describe_run(config, world.layout, hosts, num_steps, self._first_step)
+        about = describe_run(config, world.layout, hosts, num_steps, first_step)
         self._writer = MetricsWriter(config.folder, world.layout.num_members, names, about) if world.is_root else None
         self._progress = ProgressReport(
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
-        self._skipped = SkippedFiles(config, source, world, self._progress.say)
+        self._skipped = SkippedFiles(config, source, world, self.say)
+
+    def say(self, sentence: str) -> None:
+        """Say something about the run; the root alone speaks."""
+        self._progress.say(sentence)
+
+    def close(self) -> None:
+        """End what is written; a second call does nothing."""
+        if self._writer is not None:
+            self._writer.close()
+        self._progress.close()
 
     def say_start(self, notes: list[str]) -> None:
         """Say what members drew, what the method notes or warns of, and what others noted."""
         drawn = describe_regularization(self._config, self._world.layout.num_members)
         if drawn:
-            self._progress.say(f"regularisation: {drawn}")
+            self.say(f"regularisation: {drawn}")
         for note in (*self._method.notes, *self._method.warn(self._num_steps), *notes):
-            self._progress.say(note)
+            self.say(note)
 
     def after_step(self, step: int) -> None:
-        """Log, evaluate and write a checkpoint, each when it is due after update number `step`, from 1."""
+        """Log and evaluate, each when it is due after update number `step`, from 1."""
         last = step == self._num_steps
         if last or step % self._config.log.every_steps == 0:
             self._log(step)
@@ -113,8 +123,6 @@ class Observer:
         if per_evaluation and step % per_evaluation == 0 and not last:  # the last step is judged in `finish`
             self._member.average_statistics()
             self._record(step, self._evaluator.evaluate(self._fetch, without=self._method.quarantined))
-        if self._config.checkpoint.every_steps and (last or step % self._config.checkpoint.every_steps == 0):
-            self._write_checkpoint(step)
 
     def finish(self) -> Summary:
         """Judge the final members, write their weights, the soups and the summary."""
@@ -163,12 +171,10 @@ class Observer:
             skipped_files=self._skipped.total(),
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
-        if self._world.is_root:
-            assert self._writer is not None
+        if self._writer is not None:
             self._writer.close()
             write_summary(folder, summary)
-        self._progress.say(f"finished; the results are in {folder}")
-        self._progress.close()
+        self.say(f"finished; the results are in {folder}")
         return summary
 
     def _log(self, step: int) -> None:
@@ -208,10 +214,10 @@ class Observer:
         sick = [str(member) for member, loss in enumerate(record.loss) if not math.isfinite(loss)]
         if sick and not self._said_sick:
             self._said_sick = True
-            self._progress.say(f"step {step}: the loss of member {', '.join(sick)} is not finite; lower optimizer.lr?")
+            self.say(f"step {step}: the loss of member {', '.join(sick)} is not finite; lower optimizer.lr?")
         warning = self._rates.warn(record, num_steps)
         if warning is not None:
-            self._progress.say(warning)
+            self.say(warning)
         self._last_logged = step
         self._num_images += progress.num_images
 
@@ -241,31 +247,6 @@ class Observer:
             if judged is not None:
                 scores[name], scores[f"{name}_soup"] = judged
         return scores
-
-    def _write_checkpoint(self, step: int) -> None:
-        layout = self._world.layout
-        self._member.average_statistics()
-        checksum = ""
-        if layout.replica == 0:
-            state = MemberState(self._member.state(), self._method.state(), self._averages.state())
-            checksum = write_member(self._config.folder, step, layout.member, state)
-        # The manifest comes after this: when all checksums are here, all files are there.
-        checksums = self._world.comm.allgather((layout.member, checksum))
-        moved, sent = self._totals.moved_and_sent()
-        if self._world.is_root:
-            manifest = Manifest(
-                step=step,
-                num_members=layout.num_members,
-                num_parameters=self._member.flat.values.numel(),
-                seed=self._config.run.seed,
-                optimizer=self._config.optimizer.name,
-                channels_last=self._config.train.channels_last,
-                values_moved=moved.tolist(),
-                bytes_sent=sent.tolist(),
-                wall_seconds=self._totals.wall_seconds(),
-                checksums={f"member-{member:04d}.safetensors": text for member, text in checksums if text},
-            )
-            write_manifest(self._config.folder, manifest, self._config.checkpoint.keep)
 
     def _images_per_second(self) -> float | None:
         """Training images of one member in a second of training, in this start, mean over members."""

@@ -44,6 +44,7 @@ def describe_run(
         "regularization": describe_regularization(config, layout.num_members),
         "first_step": first_step,
         "slurm_job_id": "" if job is None else job.job_id,
+        "slurm_restart_count": 0 if job is None else job.restart_count,
     }
 
 

@@ -65,6 +65,12 @@ def _run_rules(config: Config) -> list[Rule]:
         ),
         ("checkpoint.every_steps", config.checkpoint.every_steps, config.checkpoint.every_steps >= 0, "0 or more"),
         ("checkpoint.keep", config.checkpoint.keep, config.checkpoint.keep >= 1, "at least 1"),
+        (
+            "checkpoint.grace_seconds",
+            config.checkpoint.grace_seconds,
+            config.checkpoint.grace_seconds >= 0,
+            "0 or more",
+        ),
     ]
 
 

@@ -32,6 +32,11 @@ class SlurmJob:
     array_job_id: str | None = None
     array_task_id: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What Slurm's commands take for this job alone; the bare id of one task of an array may stand for all."""
+        return self.job_id if self.array_job_id is None else f"{self.array_job_id}_{self.array_task_id}"
+
 
 def current_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
     """The Slurm job of this process, or None outside of one."""

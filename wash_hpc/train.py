@@ -1,12 +1,13 @@
 """A training run from its configuration to its summary. Read this file first.
 
     with agreed: ...      everything a user can get wrong is checked on all ranks before anything is written
-    for step in ...:      next batch -> member.step -> method.after_step -> observer.after_step
+    for step in ...:      next batch -> member.step -> method.after_step -> observer.after_step -> checkpoints
     finish                evaluate, write members, soup and summary
 
 What crosses the network: gradients among the replicas of a member (inside `member.step`), what the method moves
 between members (inside `method.after_step`; for WASH one Alltoallv of K_m values), and what is reduced for the log when
-it is due (inside `observer.after_step`). The order is always compute, communicate, observe, persist.
+it is due (inside `observer.after_step`). About once a second all ranks ask each other whether the run is to stop
+(inside `checkpoints.after_step`). The order is always compute, communicate, observe, persist.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from wash_hpc.checkpoints import Checkpoints, continue_from
 from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
@@ -26,12 +28,14 @@ from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
 from wash_hpc.ensemble.averages import Averages, snapshot_steps
 from wash_hpc.ensemble.flat import describe_parameters, to_channels_last, trainable_parameters
-from wash_hpc.errors import ConfigError
+from wash_hpc.errors import ConfigError, StoppedError
 from wash_hpc.evaluate import Evaluator
+from wash_hpc.logs import say
 from wash_hpc.member import Member
-from wash_hpc.methods import Context, Method, make_method, require_methods
+from wash_hpc.methods import Context, make_method, require_methods
 from wash_hpc.models import build_model
 from wash_hpc.observe import Observer
+from wash_hpc.orders import Orders
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.gpus import number_of_gpu
 from wash_hpc.parallel.reducer import Reducer, reducer_class
@@ -43,10 +47,12 @@ from wash_hpc.requirements import (
     require_whole_statistics,
 )
 from wash_hpc.seeds import Stream, torch_seed
-from wash_hpc.storage.checkpoint import CheckpointError, Manifest, read_member
+from wash_hpc.signals import Signals
+from wash_hpc.storage.checkpoint import Manifest
 from wash_hpc.storage.metrics import import_h5py
-from wash_hpc.storage.run_folder import create_folder, find_start
+from wash_hpc.storage.run_folder import create_folder, find_finished, find_start
 from wash_hpc.storage.summary import Summary
+from wash_hpc.totals import Totals
 
 
 def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
@@ -61,11 +67,23 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
 
     Raises:
         WashError: a mistake of the user's, on all ranks before anything is written.
+        StoppedError: a signal or the file STOP came; a checkpoint is written. On all ranks.
     """
-    comm = start_mpi()
-    config = on_root(comm, lambda: load_config(file, overrides))
-    setup = set_up(comm, config)
+    with Signals() as signals:
+        comm = start_mpi()
+        config = on_root(comm, lambda: load_config(file, overrides))
+        finished = on_root(comm, lambda: find_finished(config))
+        if finished is None:
+            return _train(set_up(comm, config), config, signals)
+        if comm.rank == 0:
+            say(f"{config.run.name}: has finished before; nothing is left to do, the results are in {config.folder}")
+        return finished
+
+
+def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
+    """Assemble the parts, do the steps, judge. Collective over the world; raises what `train` raises."""
     world, layout, source, num_steps = setup.world, setup.world.layout, setup.source, setup.num_steps
+    signals.end_by_force_after(config.checkpoint.grace_seconds, f"rank {layout.rank}")
 
     reducer = setup.make_reducer(world)
     clock = Stopwatch(setup.device)
@@ -74,17 +92,20 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
     method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
     averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
     first_step = continue_from(setup.start, config, member, method, averages, world)
-    notes = on_root(comm, lambda: create_folder(config))
-    everything = Shard(layout.rank, layout.size)
-    evaluator = Evaluator(config, source, setup.scratch, layout.num_members, everything, reducer)
+    notes = on_root(world.comm, lambda: create_folder(config))
+    evaluator = Evaluator(config, source, setup.scratch, layout.num_members, Shard(layout.rank, layout.size), reducer)
+    totals = Totals(world, reducer, method, setup.start)
     observer = Observer(
-        config, source, world, reducer, member, method, averages, evaluator, clock, num_steps, setup.start
+        config, source, world, reducer, member, method, averages, evaluator, clock, totals, num_steps, first_step
     )
     observer.say_start([*source.notes, *notes])
+    orders = Orders(config.folder, world, signals, first_step)
+    checkpoints = Checkpoints(config, world, member, method, averages, totals, orders, num_steps, observer.say)
     replica = Shard(layout.replica, layout.num_replicas)
     batches = source.train(layout.member, replica, config.data.batch_size, first_step)
     batches = regularize(batches, config, layout.member, replica, first_step, source.num_classes)
 
+    stopped: StoppedError | None = None
     for step in range(first_step, num_steps):
         with clock("data"):
             batch = next(batches)
@@ -94,10 +115,17 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
             method.after_step(step + 1)
         averages.after_step(step + 1)
         observer.after_step(step + 1)
+        stopped = checkpoints.after_step(step + 1)
+        if stopped:
+            break
 
     method.finish()
-    summary = observer.finish()
+    if stopped is None:
+        summary = observer.finish()
+    observer.close()
     reducer.close()
+    if stopped is not None:
+        raise stopped
     return summary
 
 
@@ -158,28 +186,6 @@ def set_up(comm: Comm, config: Config) -> Setup:
     world.require_same_items(describe_parameters(model), "the members' parameters")
     world.require_same(source.num_train, "the number of training images")
     return Setup(world, device, source, num_steps, model, scratch, make_reducer, start)
-
-
-def continue_from(
-    start: Manifest | None, config: Config, member: Member, method: Method, averages: Averages, world: World
-) -> int:
-    """Put back what a checkpoint holds. Collective over the world.
-
-    Returns:
-        The number of the first step to do, 0 without a checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be read, or does not fit; on all ranks.
-    """
-    with agreed(world.comm):
-        if start is not None:
-            state = read_member(config.folder, start, world.layout.member)
-            if {name: tensor.shape for name, tensor in state.own.items()} != member.state_shapes():
-                raise CheckpointError(f"{config.folder}: its checkpoint is of another model or optimizer")
-            member.load_state(state.own, start.step)
-            method.load_state(state.method, start.step)
-            averages.load_state(state.averages, start.step)
-    return 0 if start is None else start.step
 
 
 def choose_device(config: Config, world: World) -> torch.device:

@@ -13,14 +13,14 @@ PACKAGE = Path("wash_hpc")
 
 # Lower may not import higher; see docs/design.md.
 LEVELS = [
-    {"errors", "clock", "seeds"},
+    {"errors", "clock", "seeds", "signals", "usage"},
     {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs", "machine"},
     {"report", "methods", "optimizer", "cuda_graph", "member"},
-    {"evaluate", "provenance", "rates", "skipped", "totals", "requirements", "file_soup"},
-    {"observe", "survey"},
-    {"train", "predict", "data_facts", "traffic", "method_cost", "memory", "doctor", "basin", "tune"},
+    {"evaluate", "provenance", "rates", "skipped", "totals", "orders", "requirements", "file_soup"},
+    {"observe", "checkpoints", "survey"},
+    {"train", "predict", "data_facts", "traffic", "method_cost", "memory", "doctor", "basin", "tune", "requeue"},
     {"finished", "plan_report", "evaluate_report"},
     {"landscape"},
     {"__main__"},

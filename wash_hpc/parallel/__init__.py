@@ -39,10 +39,10 @@ def start_mpi() -> MPI.Intracomm:
 
 
 def end_command(error: WashError) -> int:
-    """Say a user's mistake once, in a way that leaves no rank waiting; returns the exit status, 2, without MPI."""
+    """Say a user's mistake once, in a way that leaves no rank waiting; returns the exit status, without MPI."""
     if "mpi4py.MPI" in sys.modules:
         from wash_hpc.parallel.world import end_for
 
         end_for(error)
     sys.stderr.write(f"wash_hpc: error: {error}\n")
-    return 2
+    return error.status

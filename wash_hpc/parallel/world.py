@@ -17,9 +17,11 @@ from types import TracebackType
 from typing import NoReturn, TypeVar, cast
 from zlib import crc32
 
+import numpy as np
 from mpi4py import MPI
+from numpy.typing import NDArray
 
-from wash_hpc.errors import WashError, WorldError
+from wash_hpc.errors import StoppedError, WashError, WorldError
 from wash_hpc.parallel.layout import Layout
 
 T = TypeVar("T")
@@ -115,6 +117,12 @@ class World:
             )
         )
 
+    def highest(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The highest of each of N numbers over all ranks, [N]. Collective over `comm`."""
+        found = np.empty_like(numbers)
+        self.comm.Allreduce(numbers, found, MPI.MAX)
+        return found
+
     def barrier(self) -> None:
         """Wait for every rank. Collective over `comm`."""
         self.comm.Barrier()
@@ -188,7 +196,7 @@ def on_root(comm: Comm, make: Callable[[], T]) -> T:
 
 
 def end_for(error: WashError) -> NoReturn:
-    """Say a user's mistake and end this process with status 2.
+    """Say a user's mistake, or why a run has stopped, and end this process with the error's status.
 
     A mistake on which all ranks agree is said once, by the root. One that some ranks met and others do not know of,
     such as a disk that is full for the root, is said by the lowest of them, which ends the whole job: the others would
@@ -198,11 +206,11 @@ def end_for(error: WashError) -> NoReturn:
     if not error.agreed:
         _let_lower_ranks_speak_first(comm.rank)
     if comm.rank == 0 or not error.agreed:
-        sys.stderr.write(f"wash_hpc: error: {error}\n")
+        sys.stderr.write(f"wash_hpc: {'' if isinstance(error, StoppedError) else 'error: '}{error}\n")
         sys.stderr.flush()
     if not error.agreed and comm.size > 1:
-        comm.Abort(2)
-    sys.exit(2)
+        comm.Abort(error.status)
+    sys.exit(error.status)
 
 
 def _let_lower_ranks_speak_first(rank: int) -> None:

@@ -6,9 +6,13 @@ import shutil
 from dataclasses import asdict
 
 from wash_hpc.config import Config, dump_config, load_run_config
-from wash_hpc.errors import RunFolderError
+from wash_hpc.errors import RunFolderError, StoppedError
 from wash_hpc.storage.checkpoint import CheckpointError, Manifest, last_manifest
 from wash_hpc.storage.files import write_atomically
+from wash_hpc.storage.summary import Summary, read_summary
+
+STOP = "STOP"  # a file that a user puts into the folder: stop after this step with a checkpoint, and do not start again
+SAVE = "SAVE"  # likewise: write a checkpoint, and go on
 
 
 def find_start(config: Config) -> Manifest | None:
@@ -17,16 +21,33 @@ def find_start(config: Config) -> Manifest | None:
     Raises:
         RunFolderError: the folder exists and `checkpoint.resume` is `never`, or it is `must` and there is nothing to
             continue from.
+        StoppedError: a file STOP lies in the folder.
     """
     folder, resume = config.folder, config.checkpoint.resume
     if resume == "never" and folder.exists():
         raise RunFolderError(
             f"{folder} exists (nothing was touched): choose another run.name, or continue with checkpoint.resume=auto"
         )
+    if (folder / STOP).exists():
+        raise StoppedError(f"{folder / STOP}: this file says that the run is to stop; remove it to go on")
     manifest = None if resume == "never" else last_manifest(folder)
     if resume == "must" and manifest is None:
         raise CheckpointError(f"checkpoint.resume=must: {folder} holds no complete checkpoint")
     return manifest
+
+
+def find_finished(config: Config) -> Summary | None:
+    """What the run came to where it has finished and `checkpoint.resume` would have it go on; else None.
+
+    A run that is to differ, by more than how often things are written down, has not finished.
+
+    Raises:
+        WashError: the files of the folder cannot be read.
+    """
+    folder = config.folder
+    if config.checkpoint.resume == "never" or not (folder / "summary.json").is_file():
+        return None
+    return None if changed_keys(load_run_config(folder), config) else read_summary(folder)
 
 
 def create_folder(config: Config) -> list[str]:

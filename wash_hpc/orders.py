@@ -1,0 +1,88 @@
+"""What a run is asked from outside while it goes on: by signals, and by the files STOP and SAVE in its folder.
+
+Owns how all ranks come to obey the same thing after the same step. What is done then is `checkpoints`' business.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wash_hpc.errors import STATUS_AGAIN, RunFolderError, StoppedError
+from wash_hpc.parallel.world import World
+from wash_hpc.signals import AGAIN, FOR_GOOD, Signals
+from wash_hpc.storage.run_folder import SAVE, STOP
+
+_REASONS = ("", STOP, *(number.name for number in AGAIN + FOR_GOOD))  # the later counts more where there are several
+_SECONDS_BETWEEN = 1.0
+_MOST_STEPS_BETWEEN = 1000
+
+
+@dataclass(frozen=True)
+class Order:
+    """What all ranks do after a step.
+
+    Attributes:
+        save: write a checkpoint, and go on.
+        stop: why the run is to stop: `STOP`, or a signal's name; empty: it is not.
+    """
+
+    save: bool = False
+    stop: str = ""
+
+    @property
+    def stop_status(self) -> int:
+        """The exit status of a run that stops for this reason."""
+        return STATUS_AGAIN if self.stop in {number.name for number in AGAIN} else StoppedError.status
+
+
+class Orders:
+    """Asks about once a second whether any rank has been told something.
+
+    Signals reach ranks at different times, and each rank has its own clock; so the steps after which all ask are chosen
+    from what all have been told: the seconds a step of the slowest rank. Members that do not meet otherwise wait for
+    each other there.
+
+    Args:
+        folder: the run's; the root looks for files in it.
+        world: the ranks.
+        signals: what this rank has been sent.
+        first_step: steps already done.
+    """
+
+    def __init__(self, folder: Path, world: World, signals: Signals, first_step: int) -> None:
+        self._folder = folder
+        self._world = world
+        self._signals = signals
+        self._asked_at = first_step
+        self._next = first_step + 1
+        self._time = time.monotonic()
+
+    def after_step(self, step: int) -> Order:
+        """What to do after update number `step`, from 1; the same on all ranks. Collective over the world if due."""
+        if step < self._next:
+            return Order()
+        now = time.monotonic()
+        save = self._world.is_root and (self._folder / SAVE).exists()
+        seconds_a_step = (now - self._time) / (step - self._asked_at)
+        said = np.array([save, _REASONS.index(self._reason()), seconds_a_step])
+        said = self._world.highest(said)
+        self._asked_at, self._time = step, now
+        self._next = step + int(np.clip(_SECONDS_BETWEEN / max(said[2], 1e-9), 1, _MOST_STEPS_BETWEEN))
+        return Order(bool(said[0]), _REASONS[int(said[1])])
+
+    def saved(self) -> None:
+        """The checkpoint that SAVE asks for is there: remove the file."""
+        if self._world.is_root:
+            try:
+                (self._folder / SAVE).unlink(missing_ok=True)
+            except OSError as error:
+                raise RunFolderError(f"{self._folder / SAVE}: cannot be removed: {error.strerror}") from error
+
+    def _reason(self) -> str:
+        if self._signals.received is not None:
+            return self._signals.received.name
+        return STOP if self._world.is_root and (self._folder / STOP).exists() else ""

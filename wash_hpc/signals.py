@@ -1,0 +1,118 @@
+"""Signals that ask a run to stop, noticed at once and obeyed at the end of a step. No communication.
+
+Slurm sends one before a time limit or a preemption, and a user by Ctrl-C or scancel. Python runs its own handlers
+between two lines of the main thread, which may be waiting in a collective; so a thread reads them from a pipe that is
+written to at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from signal import Handlers
+from types import TracebackType
+
+from wash_hpc.errors import STATUS_AGAIN
+
+AGAIN = (signal.SIGUSR1, signal.SIGUSR2)  # the time is over: the run is to be started again
+FOR_GOOD = (signal.SIGINT, signal.SIGTERM)  # somebody wants it to end
+_SECONDS_OF_ONE_REQUEST = 1.0  # scancel may reach a rank twice, by its launcher and by Slurm; a person takes longer
+
+
+class Signals:
+    """Catches SIGUSR1, SIGUSR2, SIGINT and SIGTERM while its block runs. Local.
+
+    A signal that was ignored when the process started stays ignored, as SIGINT in the background of a shell. Outside of
+    the main thread, where Python allows no handlers, nothing is caught.
+
+    Attributes:
+        received: what came, or None. SIGINT and SIGTERM count more than the other two.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._since = 0.0
+        self._grace_seconds = 0.0
+        self._who = "this rank"
+        self._before: dict[signal.Signals, object] = {}
+
+    def end_by_force_after(self, seconds: float, who: str) -> None:
+        """Say how long after a signal the process may go on: a collective whose partner is gone waits for ever.
+
+        Args:
+            seconds: from the signal on; 0: as long as it takes.
+            who: this rank, as the message names it.
+        """
+        self._grace_seconds, self._who = seconds, who
+        if self._before:
+            self._writer.send(b"\0")  # the thread may be waiting without a limit: it is to look again
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        caught = [number for number in AGAIN + FOR_GOOD if signal.getsignal(number) != Handlers.SIG_IGN]
+        self._before = {number: signal.signal(number, lambda *_: None) for number in caught}
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._before:
+            return
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
+        self._before = {}
+        self._writer.close()  # ends the thread
+
+    def _watch(self) -> None:
+        with self._reader:
+            while True:
+                self._reader.settimeout(self._seconds_left())
+                try:
+                    numbers = self._reader.recv(64)
+                except TimeoutError:
+                    self._end_by_force()
+                if not numbers:
+                    return
+                for number in numbers:
+                    if number:
+                        self._note(signal.Signals(number))
+
+    def _seconds_left(self) -> float | None:
+        if self.received is None or not self._grace_seconds:
+            return None
+        return max(0.001, self._since + self._grace_seconds - time.monotonic())
+
+    def _note(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._since = number, now
+        elif number in FOR_GOOD and self.received not in FOR_GOOD:
+            self.received = number
+        elif number in FOR_GOOD and now - self._since > _SECONDS_OF_ONE_REQUEST:
+            _exit(f"{self._who}: a second {number.name}: ends at once", 128 + number)
+
+    def _end_by_force(self) -> None:
+        assert self.received is not None
+        status = STATUS_AGAIN if self.received in AGAIN else 128 + self.received
+        _exit(
+            f"{self._who}: {self.received.name} came {self._grace_seconds:g} s ago and the run has not stopped since: "
+            "ends by force (checkpoint.grace_seconds)",
+            status,
+        )
+
+
+def _exit(sentence: str, status: int) -> None:
+    """End this process now, whatever its other threads wait for; the launcher then ends the other ranks."""
+    sys.stderr.write(f"wash_hpc: {sentence}\n")
+    sys.stderr.flush()
+    os._exit(status)
