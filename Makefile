@@ -1,6 +1,6 @@
 # Every target does its own set-up: a fresh clone needs `make demo` or `make test` and nothing before it.
 SHELL := /bin/bash
-SCRIPTS := $(sort $(wildcard .ci/run tools/*.sh slurm/*.sh tests/*.sh tests/*/*.sh))
+SCRIPTS := $(sort $(wildcard .ci/run tools/*.sh slurm/*.sh slurm/*/*.sh tests/*.sh tests/*/*.sh))
 BIN := .venv/bin
 
 .PHONY: help setup demo compare test test-gpu lint format constraints clean

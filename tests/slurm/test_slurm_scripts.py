@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_SCRIPTS = sorted((ROOT / "slurm").rglob("*.sh"))
-BATCH_SCRIPTS = sorted((ROOT / "slurm").glob("*.sh"))
+BATCH_SCRIPTS = [script for script in sorted((ROOT / "slurm").glob("*.sh")) if script.name != "common.sh"]
+SITES = sorted((ROOT / "slurm/sites").glob("*.sh"))
+IN_A_JOB = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "6"}
+LINES_OF_A_PAGE = 60
 
 
 def named(script: Path) -> str:
@@ -49,21 +52,95 @@ def test_a_script_run_by_hand_says_how_to_submit_it(script: Path) -> None:
     assert f"submit it with: sbatch slurm/{script.name}" in done.stderr
 
 
-def test_the_script_says_when_the_environment_has_no_wash_hpc(tmp_path: Path) -> None:
-    done = run(["bash", ROOT / "slurm/imagenet_resnet50.sh"], VENV=str(tmp_path), SLURM_NTASKS="4")
+@pytest.mark.parametrize("script", BATCH_SCRIPTS, ids=named)
+def test_a_script_is_one_page(script: Path) -> None:
+    assert len(script.read_text().splitlines()) <= LINES_OF_A_PAGE
+
+
+def test_a_script_submitted_from_elsewhere_says_from_where_it_is_to_be(tmp_path: Path) -> None:
+    script = ROOT / "slurm/imagenet_resnet50.sh"
+    done = subprocess.run(["bash", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "submit it from the folder that holds slurm/ and configs/" in done.stderr
+
+
+@pytest.mark.parametrize("script", BATCH_SCRIPTS, ids=named)
+def test_a_script_says_when_the_environment_has_no_wash_hpc(script: Path, tmp_path: Path) -> None:
+    done = run(["bash", script], VENV=str(tmp_path), **IN_A_JOB)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "there is no wash-hpc on PATH" in done.stderr
 
 
-def test_arguments_come_after_the_settings_so_that_they_win(tmp_path: Path) -> None:
+def test_a_site_that_has_no_profile_is_told_which_there_are() -> None:
+    done = run(["bash", ROOT / "slurm/smoke.sh"], SITE="nosuch", **IN_A_JOB)
+    assert done.returncode == 2
+    assert done.stderr.endswith("there are cray_mpich mpich openmpi_ucx parastation wheel\n")
+
+
+@pytest.fixture
+def echo(tmp_path: Path) -> dict[str, str]:
+    """A job in which what would be launched is printed."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/wash-hpc").touch(0o755)
-    settings = {"VENV": str(tmp_path), "LAUNCHER": "echo start", "MEMBERS": "3", "METHOD": "independent"}
+    return {"VENV": str(tmp_path), "LAUNCHER": "echo start", **IN_A_JOB}
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: site.stem)
+def test_each_profile_names_a_launcher_that_a_setting_replaces(site: Path, echo: dict[str, str]) -> None:
+    said = run(["bash", "-uc", f"unset LAUNCHER; source {site}; echo $LAUNCHER"]).stdout
+    assert said.split()[0] in {"srun", "mpirun"}
+    done = run(["bash", ROOT / "slurm/imagenet_resnet50.sh"], SITE=site.stem, **echo)
+    assert done.stdout.startswith("start -n 6 wash-hpc train configs/imagenet_resnet50_wash.yaml")
+
+
+def test_arguments_come_after_the_settings_so_that_they_win(echo: dict[str, str]) -> None:
+    settings = {**echo, "MEMBERS": "3", "METHOD": "independent"}
     arguments = ["method.p=0.01", "data.path=/two words"]
-    done = run(["bash", ROOT / "slurm/imagenet_resnet50.sh", *arguments], SLURM_NTASKS="6", **settings)
+    done = run(["bash", ROOT / "slurm/imagenet_resnet50.sh", *arguments], **settings)
     assert done.stdout == (
-        "start -n 6 wash-hpc train configs/imagenet_resnet50_independent.yaml ensemble.members=3 "
-        "data.path=data/imagenet data.workers=8 checkpoint.resume=auto method.p=0.01 data.path=/two words\n"
+        "start -n 6 wash-hpc train configs/imagenet_resnet50_independent.yaml checkpoint.resume=auto "
+        "ensemble.members=3 data.path=data/imagenet data.workers=8 method.p=0.01 data.path=/two words\n"
     )
     assert done.stderr == ""
+
+
+def launched(done: subprocess.CompletedProcess[str]) -> str:
+    """The overrides of the one run that was launched, from the configuration on."""
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    return done.stdout.strip().removeprefix("start -n 6 wash-hpc train ")
+
+
+def test_tasks_of_a_sweep_are_all_pairs_of_values_and_seeds(echo: dict[str, str]) -> None:
+    settings = {**echo, "KEY": "method.name", "VALUES": "wash papa", "SEEDS": "3 4", "CONFIG": "c.yaml"}
+    for task, (seed, name) in enumerate([(3, "wash"), (3, "papa"), (4, "wash"), (4, "papa")]):
+        done = run(["bash", ROOT / "slurm/sweep.sh", "a=b"], SLURM_ARRAY_TASK_ID=str(task), **settings)
+        assert launched(done) == (
+            f"c.yaml checkpoint.resume=auto run.seed={seed} a=b method.name={name} run.dir=runs "
+            f"run.name=sweep-{task}-{name}-seed_{seed}"
+        )
+
+
+def test_a_sweep_without_seeds_takes_the_configurations_own_and_names_of_runs_are_names_of_folders(
+    echo: dict[str, str],
+) -> None:
+    settings = {**echo, "KEY": "train.mixup", "VALUES": "[0,1] [0.1]", "SEEDS": "", "NAME": "mix"}
+    first, second = (
+        launched(run(["bash", ROOT / "slurm/sweep.sh"], SLURM_ARRAY_TASK_ID=task, **settings)) for task in "01"
+    )
+    assert first.endswith("train.mixup=[0,1] run.dir=runs run.name=mix-0-_0_1_")
+    assert second.endswith("train.mixup=[0.1] run.dir=runs run.name=mix-1-_0.1_")
+    assert "run.seed" not in first
+
+
+def test_a_task_beyond_a_sweeps_runs_says_how_many_there_are(echo: dict[str, str]) -> None:
+    done = run(["bash", ROOT / "slurm/sweep.sh"], SLURM_ARRAY_TASK_ID="6", **echo)
+    assert done.returncode == 2
+    assert "make 6 runs, so there is none for task 6: sbatch --array=0-5" in done.stderr
+
+
+def test_evaluate_says_that_it_needs_a_run(echo: dict[str, str]) -> None:
+    done = run(["bash", ROOT / "slurm/evaluate.sh"], **echo)
+    assert done.returncode == 2
+    assert "RUN is not set" in done.stderr

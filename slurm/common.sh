@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# Sourced by the job scripts, behind their settings: the site's profile, and how ranks are launched and the job comes back.
+
+set -euo pipefail  # not before a site's modules: they and conda trip over unset variables, so a profile is read without
+
+stop() { echo "${SLURM_JOB_NAME:-${0##*/}}: $*" >&2; exit 2; }
+
+[[ -n ${SLURM_JOB_ID:-} && -n ${SLURM_NTASKS:-} ]] || stop "this is a batch script; submit it with: sbatch slurm/${0##*/} [key=value ...]"
+
+profile=slurm/sites/$SITE.sh
+[[ -f $profile ]] || stop "SITE=$SITE: there is no $profile; there are $(cd slurm/sites && echo -- *.sh | sed 's/^-- //; s/\.sh//g')"
+set +eu
+# shellcheck source=slurm/sites/wheel.sh
+source "$profile"
+set -eu
+export PATH=$VENV/bin:$PATH
+export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-1}}  # srun does not take it over from sbatch by itself
+command -v wash-hpc >/dev/null || stop "there is no wash-hpc on PATH; name its environment: sbatch --export=ALL,VENV=/path/to/.venv ..."
+
+# launch COMMAND...: on all ranks. The signal that comes before the time limit (#SBATCH --signal=B:USR2) reaches this shell alone; it goes on to the
+# launcher, and by it to all ranks, which stop together with a checkpoint.
+launch() {
+    local pid status
+    # shellcheck disable=SC2086  # the launcher is several words
+    $LAUNCHER -n "$SLURM_NTASKS" "$@" &
+    pid=$!
+    # shellcheck disable=SC2064  # the id as it is now
+    trap "kill -USR2 $pid 2>/dev/null || true" USR2
+    while true; do
+        status=0
+        wait "$pid" || status=$?
+        if ((status <= 128)) || ! kill -0 "$pid" 2>/dev/null; then return "$status"; fi  # else a signal has only ended the waiting
+    done
+}
+
+# train CONFIG KEY=VALUE...: continues the run of this name if there is one. Where it is stopped or lost, the job goes back into the queue if that
+# helps (wash-hpc requeue --help); where a job may not, the next one of a chain goes on: sbatch --array=1-10%1 ...
+train() {
+    local status=0
+    set -- "$1" checkpoint.resume=auto "${@:2}"
+    launch wash-hpc train "$@" || status=$?
+    ((status == 0)) || wash-hpc requeue --status "$status" "$@"
+}
