@@ -1,58 +1,32 @@
 """A Slurm cluster on this machine for the tests: munged, slurmctld and two slurmd, each of them real.
 
 Owns its daemons, their folder and the end of both; the machine's own Slurm, if any, is neither read nor touched. What
-is submitted, and what must come of it, is the tests' business. The two nodes share this host. On paper they have more
-processors than it has, and GPUs, so that the scripts of slurm/ ask for what they ask for on a real cluster.
+is submitted, and what must come of it, is the tests' business. The two nodes are hosts with networks and names of
+their own where this process may make such (tests/slurm/hosts.py), and share this host where it may not. On paper they
+have more processors than it has, and GPUs, so that the scripts of slurm/ ask for what they ask for on a real cluster.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
-import random
-import shutil
-import signal
-import socket
+import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-NODES = ("node1", "node2")
-# Slurm wants a device file for each GPU of a node; nothing opens these.
-GPUS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
+from tests.slurm import hosts
+from tests.slurm.configuration import NODES, clean_environment, configure
+from tests.slurm.processes import find_processes, kill_processes, spool_of, start_guard
+from tests.slurm.records import parse_records
+
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
-
-SLURM_CONF = """\
-ClusterName=wash
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={ports[0]}
-SlurmUser={user}
-SlurmdUser={user}
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CredType=cred/munge
-StateSaveLocation={folder}/state
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdSpoolDir={folder}/spool.%n
-SlurmdPidFile={folder}/slurmd.%n.pid
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-SlurmdParameters=config_overrides
-GresTypes=gpu
-KillWait=2
-ReturnToService=2
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 Gres=gpu:{num_gpus}
-NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=64 Gres=gpu:{num_gpus}
-PartitionName=batch Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
-"""
-GRES_CONF = "".join(f"NodeName=node[1-2] Name=gpu File={device}\n" for device in GPUS)
+UP = {"IDLE", "MIXED", "ALLOCATED"}
 
 
 class ClusterError(AssertionError):
@@ -61,16 +35,18 @@ class ClusterError(AssertionError):
 
 @dataclass(frozen=True)
 class Job:
-    """A job that has ended.
+    """A job, or one task of a job array, that has ended.
 
     Attributes:
         state: such as COMPLETED or FAILED.
         exit_code: of the batch script, as Slurm writes it: exit status, colon, signal.
+        num_restarts: how often Slurm started it anew.
         log: what it wrote.
     """
 
     state: str
     exit_code: str
+    num_restarts: int
     log: str
 
 
@@ -82,49 +58,156 @@ class Cluster:
         folder: configuration, socket, spools and the daemons' output.
         environment: what a Slurm command needs to find this cluster and no other. All that this cluster starts has it,
             jobs included; it is how its processes are known at the end.
+        obstacle: why the two nodes share this host; empty where each is a host of its own.
         daemons: those that were started, by name, in that order.
     """
 
     folder: Path
     environment: dict[str, str]
+    obstacle: str
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def separate_hosts(self) -> bool:
+        """Whether each node has a network and a host name of its own."""
+        return not self.obstacle
+
+    @property
+    def form(self) -> str:
+        """What the nodes are, in words."""
+        return f"two nodes on one host ({self.obstacle})" if self.obstacle else "two hosts"
+
+    @property
+    def interface(self) -> str:
+        """The network between the nodes, as `OMPI_MCA_btl_tcp_if_include` wants it."""
+        return hosts.INTERFACE if self.separate_hosts else "lo"
 
     def run(
         self,
-        script: Path,
-        arguments: Sequence[str],
+        script: Path | None,
+        arguments: Sequence[str] = (),
         *,
-        options: Sequence[str],
-        settings: Mapping[str, str],
+        options: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
         seconds: float,
     ) -> Job:
-        """`sbatch OPTIONS SCRIPT ARGUMENTS` in the present folder, and wait for its end.
+        """`submit`, then `wait_for` its end."""
+        return self.wait_for(self.submit(script, arguments, options=options, settings=settings), seconds)
+
+    def submit(
+        self,
+        script: Path | None,
+        arguments: Sequence[str] = (),
+        *,
+        options: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
+    ) -> str:
+        """`sbatch OPTIONS SCRIPT ARGUMENTS` in the present folder.
 
         Args:
-            script: the batch script.
+            script: the batch script; None where the options have `--wrap=COMMAND`.
             arguments: its arguments.
             options: of sbatch.
             settings: environment variables that the job gets besides ours.
-            seconds: a job that takes longer is cancelled.
+
+        Returns:
+            The job's id.
 
         Raises:
-            ClusterError: Slurm refused the job, lost a daemon, or the job took too long.
+            ClusterError: Slurm refused the job.
         """
-        log = self.folder / f"job-{time.monotonic_ns()}.log"
-        command = ["sbatch", "--parsable", f"--output={log}", *options, str(script), *arguments]
-        job_id = self.ask(command, {**self.environment, **settings}).strip()
+        words = [] if script is None else [str(script), *arguments]
+        command = ["sbatch", "--parsable", f"--output={self.folder}/job-%j.log", *options, *words]
+        return self.ask(command, {**self.environment, **(settings or {})}).strip()
+
+    def wait_for(self, job_id: str, seconds: float) -> Job:
+        """Wait for the end of a job, or of one task of an array (`ID_TASK`).
+
+        Raises:
+            ClusterError: it took longer and was cancelled, or Slurm lost a daemon.
+        """
+        return self.wait_for_tasks(job_id, seconds)[0]
+
+    def wait_for_tasks(self, job_id: str, seconds: float) -> list[Job]:
+        """As `wait_for`, for every task of a job array, by their numbers."""
         try:
-            self.wait_until(f"end of job {job_id}", lambda: self.describe(job_id)["JobState"] in ENDED, seconds)
+            self.wait_until(f"end of job {job_id}", lambda: ENDED.issuperset(self.states(job_id)), seconds)
         except ClusterError as error:
             self.try_to(["scancel", job_id])
-            raise ClusterError(f"{error}\n--- job {job_id}:\n{_read(log)}") from error
-        job = self.describe(job_id)
-        return Job(job["JobState"], job["ExitCode"], _read(log))
+            raise ClusterError(f"{error}\n--- job {job_id}:\n{self.log(job_id)}") from error
+        return [
+            Job(record["JobState"], record["ExitCode"], int(record["Restarts"]), _read(Path(record["StdOut"])))
+            for record in self.describe_tasks(job_id)
+        ]
 
     def describe(self, job_id: str) -> dict[str, str]:
-        """What `scontrol show job` says, by key."""
-        words = self.ask(["scontrol", "--oneliner", "show", "job", job_id]).split()
-        return dict(word.split("=", 1) for word in words if "=" in word)
+        """What `scontrol show job` says of a job, or of one task of an array (`ID_TASK`), by key."""
+        return self.describe_tasks(job_id)[0]
+
+    def describe_tasks(self, job_id: str) -> list[dict[str, str]]:
+        """What it says of each task of an array; tasks that wait may share one record, with `ArrayTaskId=2-5`."""
+        records = parse_records(self.ask(["scontrol", "show", "job", job_id]))
+        return sorted(records, key=lambda record: int(re.split(r"\D", record.get("ArrayTaskId", "0"))[0]))
+
+    def states(self, job_id: str) -> list[str]:
+        """PENDING, RUNNING, COMPLETED ... of a job: one word, or one for each record of an array."""
+        return [record["JobState"] for record in self.describe_tasks(job_id)]
+
+    def log(self, job_id: str) -> str:
+        """What a job has written so far; of an array, one task after the other."""
+        return "".join(_read(Path(record["StdOut"])) for record in self.describe_tasks(job_id))
+
+    def signal(self, job_id: str, name: str) -> None:
+        """Send a signal (such as USR2) to the batch script alone, as `--signal=B:NAME@SECONDS` does in time."""
+        self.ask(["scancel", f"--signal={name}", "--batch", job_id])
+
+    def cancel(self, job_id: str) -> None:
+        """`scancel`: the job gets SIGTERM and, two seconds later, SIGKILL."""
+        self.ask(["scancel", job_id])
+
+    def start_controller(self) -> None:
+        """Start slurmctld and wait until it answers."""
+        command = ["slurmctld", "-D"]
+        if self.separate_hosts:
+            command = hosts.on_controller(command, self.folder / "hosts")
+        self.start("slurmctld", command)
+
+        def answers() -> bool:
+            # Before it is apart, the question would go to this machine's own network.
+            there = not self.separate_hosts or hosts.is_apart(self._controller)
+            return there and self.try_to(["scontrol", "ping"]).returncode == 0
+
+        self.wait_until("answer of slurmctld", answers)
+
+    def kill_node(self, node: str) -> None:
+        """A power cut: the wire goes first, where there is one, then all processes of the node by SIGKILL.
+
+        Slurm notices within half a minute; until then, and until `start_node`, what others wait for does not come.
+        """
+        if self.separate_hosts:
+            hosts.cut(node, self._controller)
+        kill_processes(lambda: find_processes(self.folder, node))
+        self.daemons.pop(f"slurmd-{node}").wait()
+
+    def start_node(self, node: str) -> None:
+        """Start a node, for the first time or after `kill_node`, and wait until Slurm may use it."""
+        started = datetime.now().replace(microsecond=0)
+        command = ["slurmd", "-D", "-N", node]
+        if self.separate_hosts:
+            command = hosts.on_node(node, command, self.folder / "hosts", self._controller)
+        environment = {**self.environment, "WASH_TEST_NODE": node}
+        self.start(f"slurmd-{node}", command, env=environment, cwd=spool_of(self.folder, node))
+
+        def is_up() -> bool:
+            record = self.describe_node(node)
+            since = record["SlurmdStartTime"]
+            return since != "None" and datetime.fromisoformat(since) >= started and record["State"] in UP
+
+        self.wait_until(f"{node} up", is_up)
+
+    def describe_node(self, node: str) -> dict[str, str]:
+        """What `scontrol show node` says, by key."""
+        return parse_records(self.ask(["scontrol", "show", "node", node]))[0]
 
     def ask(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
         """Run a Slurm command and return what it prints; where it fails, a `ClusterError` in its own words."""
@@ -138,14 +221,15 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run a Slurm command, whatever comes of it."""
         given = self.environment if environment is None else environment
-        return subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False)
+        where = hosts.from_controller(command, self._controller) if self.separate_hosts else command
+        return subprocess.run(where, env=given, capture_output=True, text=True, timeout=60, check=False)
 
-    def start(self, name: str, command: Sequence[str]) -> None:
-        """Start a daemon in the foreground; what it says goes to NAME.log."""
-        with (self.folder / f"{name}.log").open("wb") as log:
+    def start(self, name: str, command: Sequence[str], **more: Any) -> None:
+        """Start a daemon in the foreground; what it says goes to NAME.log. `more` is for `Popen`."""
+        with (self.folder / f"{name}.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
                 command,
-                env=self.environment,
+                **({"env": self.environment} | more),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -175,7 +259,11 @@ class Cluster:
         finally:
             for daemon in reversed(self.daemons.values()):
                 _end(daemon)
-            kill_processes(self.folder)
+            kill_processes(lambda: find_processes(self.folder))
+
+    @property
+    def _controller(self) -> int:
+        return self.daemons["slurmctld"].pid
 
     def _cancel_jobs(self) -> None:
         """Cancel what is queued or runs, and give it time to end; what does not is killed with the rest."""
@@ -186,21 +274,24 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
+def running_cluster(*, separate_hosts: bool = True) -> Iterator[Cluster]:
     """A cluster whose two nodes are idle; it is gone, with its jobs and its folder, when the block is left.
+
+    Args:
+        separate_hosts: make each node a host of its own, where this process may; `Cluster.separate_hosts` says which
+            it became.
 
     Raises:
         ClusterError: a daemon did not start.
     """
+    obstacle = hosts.find_obstacle() if separate_hosts else "as asked"
     # Not pytest's folder: a socket's path has at most 107 characters, and munge wants one that every user may enter.
     folder = Path(tempfile.mkdtemp(prefix="wash-slurm-"))
     folder.chmod(0o755)
-    # Tests that are killed end nothing themselves. This process does it for them when its standard input, which only
-    # they hold open, is closed.
-    guard = subprocess.Popen([sys.executable, __file__, folder], stdin=subprocess.PIPE, start_new_session=True)
-    cluster = Cluster(folder, _clean_environment() | {"SLURM_CONF": str(folder / "slurm.conf")})
+    guard = start_guard(folder)
+    cluster = Cluster(folder, clean_environment() | {"SLURM_CONF": str(folder / "slurm.conf")}, obstacle)
     try:
-        _configure(folder)
+        configure(folder, separate_hosts=not obstacle)
         _start_daemons(cluster)
         yield cluster
     finally:
@@ -210,66 +301,15 @@ def running_cluster() -> Iterator[Cluster]:
             guard.communicate()
 
 
-def find_processes(folder: Path) -> list[int]:
-    """Everything that runs with the slurm.conf of a cluster's folder: daemons, job steps, ranks."""
-    mark = f"SLURM_CONF={folder / 'slurm.conf'}".encode()
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in pids if mark in _environment_of(pid)]
-
-
-def kill_processes(folder: Path) -> None:
-    """Kill them, until there are none (one may start another meanwhile) or 10 seconds are over."""
-    deadline = time.monotonic() + 10
-    while (pids := find_processes(folder)) and time.monotonic() < deadline:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
-
-
-def _clean_environment() -> dict[str, str]:
-    """Ours, without what would tell Slurm or mpirun of another job, or of none."""
-    # PRTE_MCA_rmaps: what tools/mpi_env.sh sets for runs without Slurm would put all ranks of a job on its first node.
-    foreign = ("PRTE_MCA_rmaps", "SLURM", "SBATCH_", "SRUN_", "SALLOC_", "SCANCEL_", "SQUEUE_", "SINFO_")
-    return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-
-
-def _configure(folder: Path) -> None:
-    """Write slurm.conf, a key for munge, and what they refer to."""
-    user = pwd.getpwuid(os.getuid()).pw_name
-    host = socket.gethostname().split(".")[0]
-    conf = SLURM_CONF.format(folder=folder, user=user, host=host, ports=_free_ports(3), num_gpus=len(GPUS))
-    (folder / "slurm.conf").write_text(conf)
-    (folder / "gres.conf").write_text(GRES_CONF)
-    for name in ("state", *(f"spool.{node}" for node in NODES)):
-        (folder / name).mkdir()
-    (folder / "munge.key").touch(0o600)
-    (folder / "munge.key").write_bytes(os.urandom(128))
-
-
 def _start_daemons(cluster: Cluster) -> None:
     folder = cluster.folder
     files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munged.pid", "seed-file": "munge.seed"}
     options = [f"--{option}={folder / name}" for option, name in files.items()]
     cluster.start("munged", ["munged", "--foreground", *options])
     cluster.wait_until("socket of munged", (folder / "munge.socket").is_socket)
-    cluster.start("slurmctld", ["slurmctld", "-D"])
+    cluster.start_controller()
     for node in NODES:
-        cluster.start(f"slurmd-{node}", ["slurmd", "-D", "-N", node])
-    ask_states = ["sinfo", "--noheader", "--Node", "--format=%T"]
-    cluster.wait_until("idle nodes", lambda: cluster.try_to(ask_states).stdout.split() == ["idle"] * len(NODES))
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, outside the range that the kernel gives to outgoing connections."""
-    ports: list[int] = []
-    for port in random.sample(range(20_000, 32_000), 1000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                ports.append(port)
-        if len(ports) == count:
-            break
-    return ports
+        cluster.start_node(node)
 
 
 def _end(daemon: subprocess.Popen[bytes]) -> None:
@@ -281,23 +321,5 @@ def _end(daemon: subprocess.Popen[bytes]) -> None:
         daemon.wait()
 
 
-def _environment_of(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # it has ended, or is another user's
-        return []
-
-
 def _read(file: Path) -> str:
     return file.read_text(errors="replace") if file.exists() else f"({file.name} was not written)"
-
-
-def _guard(folder: Path) -> None:
-    """Wait for the end of the tests, then leave nothing of their cluster."""
-    sys.stdin.read()
-    kill_processes(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    _guard(Path(sys.argv[1]))
