@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wash_hpc import __version__
 from wash_hpc.errors import WashError
-from wash_hpc.parallel import end_command, require_mpi, start_mpi
+from wash_hpc.parallel import end_command, require_mpi, require_ranks, start_mpi
 from wash_hpc.usage import (
     DESCRIPTION,
     EXAMPLES,
@@ -52,7 +52,7 @@ def _train(options: argparse.Namespace) -> int:
         raise WashError(
             "train needs a configuration: wash-hpc train CONFIG [key=value ...]; there are some in configs/"
         )
-    require_mpi()
+    require_ranks()
     from wash_hpc.train import train
 
     train(options.config, options.overrides)
@@ -70,7 +70,7 @@ def _list_names() -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    require_mpi()
+    require_ranks()
     from wash_hpc.finished import evaluate_run
 
     return _print(evaluate_run(options.folder, options.overrides, options.split, options.greedy, options.json))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,16 @@ from tests.support import mpirun, train
 from wash_hpc.storage.summary import read_summary
 
 
-def wash_hpc(*arguments: str) -> subprocess.CompletedProcess[str]:
+def wash_hpc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command without a launcher."""
-    return subprocess.run(["wash-hpc", *arguments], capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        ["wash-hpc", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **environment},
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +252,19 @@ def test_key_value_arguments_may_stand_behind_options_and_a_wrong_option_is_refu
     done = wash_hpc("plan", "configs/digits_wash.yaml", "--member", "2", "--fast")
     assert done.returncode == 2
     assert "unrecognized arguments: --fast" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_tasks_of_srun_that_do_not_see_each_other_stop_with_one_sentence(command, tmp_path):
+    what = ["configs/digits_wash.yaml", f"run.dir={tmp_path}"] if command == "train" else [str(tmp_path)]
+    job = {"SLURM_JOB_ID": "42", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}
+    done = [wash_hpc(command, *what, **job, SLURM_PROCID=str(task)) for task in range(3)]
+    assert [task.returncode for task in done] == [2, 2, 2]
+    assert "".join(task.stdout for task in done) == ""
+    said = "".join(task.stderr for task in done)
+    assert said.count("\n") == 1
+    assert said.startswith("wash_hpc: error: this is task 0 of 3 that srun started, and MPI sees one rank")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_methods_data_sets_and_models_are_listed():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from wash_hpc.errors import MissingDependencyError, WashError
+from wash_hpc.errors import MissingDependencyError, WashError, WorldError
+from wash_hpc.slurm import current_job, find_lone_task
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -24,6 +26,26 @@ def require_mpi() -> None:
         import_module("mpi4py.MPI")  # starts MPI
     except (ImportError, RuntimeError) as error:
         raise MissingDependencyError(f"MPI ({error})", INSTALL_MPI) from error
+
+
+def require_ranks() -> None:
+    """Start MPI for ranks that work together. Collective over MPI_COMM_WORLD.
+
+    Raises:
+        MissingDependencyError: as in `require_mpi`.
+        WorldError: srun started several tasks and MPI takes each for a job of its own, so that all would write into
+            one folder. Task 0 says so; the others, which it cannot reach, end with the same status.
+    """
+    require_mpi()
+    from mpi4py import MPI
+
+    alone = find_lone_task(os.environ, MPI.COMM_WORLD.size)
+    if alone is None:
+        return
+    job = current_job()
+    if job is not None and job.task > 0:
+        sys.exit(2)
+    raise WorldError(alone)
 
 
 def start_mpi() -> MPI.Intracomm:
