@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.support import mpirun
-from wash_hpc.errors import DataError, WashError, WorldError
-from wash_hpc.parallel.world import World, agreed, on_root, start_mpi
+from wash_hpc.errors import DataError, WorldError
+from wash_hpc.parallel.world import World, agreed, on_root, start_mpi, who_said
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
@@ -20,12 +20,58 @@ def test_a_mistake_that_one_rank_sees_is_raised_on_all_and_says_which(mpi_ranks,
             if comm.rank == mpi_ranks - 1:
                 raise DataError("no such file")
 
-    with pytest.raises(WashError, match="no such file") as raised:
+    with pytest.raises(DataError, match="no such file") as raised:
         look()
     assert raised.value.agreed
+    assert " on " not in str(raised.value)  # all ranks are on one host, which is no news
     assert mpi_ranks == 1 or f"rank {mpi_ranks - 1} of {mpi_ranks}" in str(raised.value)
     with agreed(comm):
         pass
+
+
+@pytest.mark.parametrize(
+    ("ranks", "hosts", "says"),
+    [
+        ([0, 1], ["a", "b"], ""),
+        ([1], ["a", "a"], " (said rank 1 of 2)"),
+        ([0, 2], ["a", "a", "b", "b"], " (said rank 0, 2 of 4)"),
+        ([2, 3], ["a", "a", "b", "b"], " (said rank 2, 3 of 4, on b)"),
+        ([1, 4, 5], ["a", "c", "a", "b", "b", "c"], " (said rank 1, 4, 5 of 6, on c, b)"),
+        (
+            list(range(4, 40, 4)),
+            [f"node{rank // 4}" for rank in range(40)],
+            " (said rank 4, 8, 12, 16, 20, 24, 28, 32 and 1 more of 40, on node1, node2, node3, node4, node5, node6, "
+            "node7, node8 and 1 more)",
+        ),
+    ],
+)
+def test_hosts_are_named_where_only_some_of_them_saw_a_mistake(ranks, hosts, says):
+    assert who_said(ranks, hosts) == says
+
+
+@pytest.mark.mpi(ranks=[3], timeout=120)
+def test_a_mistake_is_laid_to_the_hosts_of_the_ranks_that_saw_it(mpi_ranks, comm, monkeypatch):
+    """The ranks of this test are on one host, so two of them say that they are on another."""
+    from wash_hpc.parallel import world
+
+    monkeypatch.setattr(world.socket, "gethostname", lambda: ["first", "second", "second"][comm.rank])
+
+    def look() -> None:
+        with agreed(comm):
+            if comm.rank == 1:
+                raise DataError("no such file")
+
+    with pytest.raises(DataError, match=r"^no such file \(said rank 1 of 3, on second\)$"):
+        look()
+
+    def refuse() -> None:
+        raise DataError("refused")
+
+    with pytest.raises(DataError, match=r"^refused$"):
+        on_root(comm, refuse)
+    with pytest.raises(DataError, match=r"^refused \(said rank 0 of 3, on first\)$") as raised:
+        on_root(comm, refuse, says_host=True)
+    assert raised.value.agreed
 
 
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
@@ -37,6 +83,8 @@ def test_what_the_root_makes_or_refuses_reaches_all_ranks(mpi_ranks, comm):
 
     with pytest.raises(DataError, match="refused"):
         on_root(comm, refuse)
+    with pytest.raises(DataError, match=r"^refused$"):  # there is one host, so it goes without saying
+        on_root(comm, refuse, says_host=True)
 
 
 @pytest.mark.mpi(ranks=[2, 3, 4], timeout=120)

@@ -6,6 +6,7 @@ Owns mpi4py's communicators. What is exchanged over them is the business of `exc
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 import traceback
@@ -26,6 +27,8 @@ from wash_hpc.parallel.layout import Layout
 
 T = TypeVar("T")
 Comm = MPI.Intracomm
+
+MOST_NAMES = 8  # of ranks or hosts in a sentence: a job may have thousands
 
 
 @dataclass(frozen=True)
@@ -166,22 +169,45 @@ def agreed(comm: Comm) -> Iterator[None]:
 
     Raises:
         WashError: on every rank the same, that of the lowest rank which had one; where only some ranks had it, the
-            sentence says which.
+            sentence says which, and where only some hosts had it, on which hosts.
     """
     mistake: WashError | None = None
     try:
         yield
     except WashError as error:
         mistake = error
-    said = comm.allgather(None if mistake is None else str(mistake))
-    affected = [rank for rank, sentence in enumerate(said) if sentence is not None]
+    said = comm.allgather(mistake)
+    affected = [rank for rank, error in enumerate(said) if error is not None]
     if affected:
-        where = "" if len(affected) == len(said) else f" (said rank {', '.join(map(str, affected))} of {len(said)})"
-        raise _agreed(WashError(f"{said[affected[0]]}{where}")) from mistake
+        first = cast(WashError, said[affected[0]])
+        raise _agreed(_with(first, who_said(affected, comm.allgather(socket.gethostname())))) from mistake
 
 
-def on_root(comm: Comm, make: Callable[[], T]) -> T:
-    """Run `make` on rank 0 and give its result, or its `WashError`, to all. Collective over `comm`."""
+def who_said(ranks: Sequence[int], hosts: Sequence[str]) -> str:
+    """The end of a sentence that some ranks said, such as ` (said rank 2, 3 of 4, on node2)`.
+
+    Args:
+        ranks: which, in ascending order.
+        hosts: the name of every rank's host.
+
+    Returns:
+        Nothing where all ranks said it; no hosts where each host had a rank that said it.
+    """
+    if len(ranks) == len(hosts):
+        return ""
+    names = list(dict.fromkeys(hosts[rank] for rank in ranks))
+    where = "" if set(names) == set(hosts) else f", on {_listed(names)}"
+    return f" (said rank {_listed(list(map(str, ranks)))} of {len(hosts)}{where})"
+
+
+def on_root(comm: Comm, make: Callable[[], T], says_host: bool = False) -> T:
+    """Run `make` on rank 0 and give its result, or its `WashError`, to all. Collective over `comm`.
+
+    Args:
+        comm: all ranks.
+        make: what the root does for all, such as reading a file.
+        says_host: a mistake may be one of the root's host alone: where there are several, the sentence names it.
+    """
     result: T | None = None
     mistake: WashError | None = None
     if comm.rank == 0:
@@ -191,7 +217,8 @@ def on_root(comm: Comm, make: Callable[[], T]) -> T:
             mistake = error
     result, mistake = comm.bcast((result, mistake))
     if mistake is not None:
-        raise _agreed(mistake)
+        hosts = comm.allgather(socket.gethostname()) if says_host else []
+        raise _agreed(_with(mistake, who_said([0], hosts) if len(set(hosts)) > 1 else ""))
     return cast(T, result)
 
 
@@ -216,6 +243,17 @@ def end_for(error: WashError) -> NoReturn:
 def _let_lower_ranks_speak_first(rank: int) -> None:
     """Wait a little longer the higher the rank: the first to abort ends the rest, so an error is printed once."""
     time.sleep(min(rank, 8) * 0.5)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _with(error: WashError, addition: str) -> WashError:
+    """The same mistake, its sentence with something behind it."""
+    error.args = (f"{error}{addition}",)
+    return error
 
 
 def _agreed(error: WashError) -> WashError:
