@@ -20,10 +20,10 @@ from wash_hpc.evaluate import Evaluator
 from wash_hpc.evaluate_report import JudgedRun
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
-from wash_hpc.parallel.world import World, agreed
+from wash_hpc.parallel.world import World, agreed, on_root
 from wash_hpc.requirements import require_devices_that_fit
 from wash_hpc.storage.weights import count_members, load_model, member_file, save_model, soup_file
-from wash_hpc.train import choose_device, make_initial_model
+from wash_hpc.train import choose_device, make_initial_model, read_data
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,18 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
         WashError: not a run, or its data are not there; on all ranks.
     """
     comm = start_mpi()
-    with agreed(comm):
-        num_members = count_members(folder)
-        config = as_judged(load_run_config(folder, overrides))
-        world = World.open(comm, None)
+    num_members, config = on_root(
+        comm, lambda: (count_members(folder), as_judged(load_run_config(folder, overrides))), says_host=True
+    )
+    world = World.open(comm, None)
     with agreed(comm):
         device = choose_device(config, world)
-        source = open_source(config, device)
+    content = read_data(config, world)
+    with agreed(comm):
+        source = open_source(config, device, content)
         model, scratch = (make_initial_model(config, source, 0, device) for _ in range(2))
-        for member in range(num_members):
+        # Are all files readable, and do they fit? Shared out, and at least one a rank: its host may lack them.
+        for member in sorted({comm.rank % num_members, *Shard(comm.rank, comm.size).of(num_members)}):
             load_model(member_file(folder, member), model)
         make_reducer = reducer_class(config.parallel.reducer)
     require_devices_that_fit(config, world, device)

@@ -23,7 +23,7 @@ from torch import nn
 from wash_hpc.checkpoints import Checkpoints, continue_from
 from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, load_config
-from wash_hpc.data import open_source
+from wash_hpc.data import Content, open_source, read_content, require_content
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
 from wash_hpc.ensemble.averages import Averages, snapshot_steps
@@ -170,7 +170,9 @@ def set_up(comm: Comm, config: Config) -> Setup:
         device = choose_device(config, world)
         require_step_options(config, device)
         require_divisible_batch(config, layout.num_replicas)
-        source = open_source(config, device)
+    content = read_data(config, world)
+    with agreed(comm):
+        source = open_source(config, device, content)
         num_steps = count_steps(config, source)
         snapshot_steps(config.average, num_steps, steps_per_epoch(source.num_train, config.data.batch_size))
         model, scratch = (make_initial_model(config, source, layout.member, device) for _ in range(2))
@@ -179,13 +181,30 @@ def set_up(comm: Comm, config: Config) -> Setup:
         if start is not None:
             start.require_fit(config, layout.num_members, num_parameters, num_steps)
         make_reducer = reducer_class(config.parallel.reducer)
-        import_h5py()  # the root writes metrics: a library that is missing is said before anything is written
+        if world.is_root:
+            import_h5py()  # it writes metrics: a library that is missing is said before anything is written
         source.check_files(Shard(layout.rank, layout.size))
     require_devices_that_fit(config, world, device)
-    # Each rank has read its own copy of the data, and built its own model for what it found there.
+    # Each rank has built its own model, with its own host's libraries, and perhaps made its own data.
     world.require_same_items(describe_parameters(model), "the members' parameters")
     world.require_same(source.num_train, "the number of training images")
     return Setup(world, device, source, num_steps, model, scratch, make_reducer, start)
+
+
+def read_data(config: Config, world: World) -> Content | None:
+    """What is in the files of the data set, read by the root alone, so that ranks do not crowd the file system.
+
+    Of image files that is a listing; whether each host has them is looked at by one rank of it. Collective over the
+    world.
+
+    Raises:
+        WashError: they are absent, incomplete or unreadable, or not the same on some hosts; on all ranks.
+    """
+    content = on_root(world.comm, lambda: read_content(config), says_host=True)
+    with agreed(world.comm):
+        if world.local_rank == 0:
+            require_content(config, content)
+    return content
 
 
 def choose_device(config: Config, world: World) -> torch.device:

@@ -6,13 +6,16 @@ listing, `decode` makes batches of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wash_hpc.data.source import Positions
+from wash_hpc.errors import DataError
 
 # What DALI decodes.
 EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2")
@@ -28,6 +31,8 @@ MAGIC = (
     *(b"P%d" % kind for kind in range(1, 7)),  # PBM, PGM, PPM
 )
 START_BYTES = 12  # of a file, which tell its kind
+
+_EVERYWHERE = "every host must have the files that rank 0 has found"
 
 
 class EncodedImages(Protocol):
@@ -59,12 +64,52 @@ class EncodedImages(Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """A whole data set; `held_out` is None where it has no such split: then a share of `train` is taken."""
+    """A whole data set, as it was listed; it can be sent to other ranks.
+
+    Attributes:
+        train: the training images.
+        held_out: None where the set has no such split: then a share of `train` is taken.
+        test: the test images.
+        num_classes: number of classes.
+        landmarks: some of its files, by which another host can tell that it has the same.
+    """
 
     train: EncodedImages
     held_out: EncodedImages | None
     test: EncodedImages
     num_classes: int
+    landmarks: tuple[Landmark, ...] = ()
+
+
+@dataclass(frozen=True)
+class Landmark:
+    """A file and its size."""
+
+    path: str
+    num_bytes: int
+
+
+def require_landmarks(path: str, landmarks: Iterable[Landmark]) -> None:
+    """Check that a data set that another rank has listed is on this host, too, by a few of its files.
+
+    Args:
+        path: `data.path`.
+        landmarks: files of the set.
+
+    Raises:
+        DataError: the folder or one of the files is absent or unreadable, or has another size.
+    """
+    if not Path(path).is_dir():
+        raise DataError(f"data.path={path}: there is no such folder; {_EVERYWHERE}")
+    for landmark in landmarks:
+        try:
+            num_bytes = Path(landmark.path).stat().st_size
+        except OSError as error:
+            raise DataError(f"{landmark.path}: cannot be read: {error.strerror}; {_EVERYWHERE}") from error
+        if num_bytes != landmark.num_bytes:
+            raise DataError(
+                f"{landmark.path}: has {num_bytes:,} bytes here and {landmark.num_bytes:,} for rank 0; {_EVERYWHERE}"
+            )
 
 
 def fault_of(name: str, start: bytes) -> str | None:

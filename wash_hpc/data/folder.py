@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wash_hpc.data.encoded import EXTENSIONS, START_BYTES, Splits, fault_of
+from wash_hpc.data.encoded import EXTENSIONS, START_BYTES, Landmark, Splits, fault_of
 from wash_hpc.data.source import Positions
 from wash_hpc.errors import ConfigError, DataError
 
@@ -83,9 +85,10 @@ def scan_splits(path: str | None) -> Splits:
     for name in names[1:]:
         _refuse_different_classes(splits["train"], splits[name])
     num_classes = len(splits["train"].classes)
+    landmarks = tuple(_find_landmarks(splits.values()))
     if "test" in splits:
-        return Splits(splits["train"], splits.get("val"), splits["test"], num_classes)
-    return Splits(splits["train"], None, splits["val"], num_classes)
+        return Splits(splits["train"], splits.get("val"), splits["test"], num_classes, landmarks)
+    return Splits(splits["train"], None, splits["val"], num_classes, landmarks)
 
 
 def find_fault(path: str) -> str | None:
@@ -96,6 +99,14 @@ def find_fault(path: str) -> str | None:
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
     return fault_of(path, start)
+
+
+def _find_landmarks(splits: Iterable[ImageFiles]) -> Iterator[Landmark]:
+    """The first and the last file of each split."""
+    for files in splits:
+        for path in (files.name(0), files.name(len(files) - 1)):
+            with suppress(OSError):  # a bad file, about which others decide (`data.on_bad_file`)
+                yield Landmark(path, Path(path).stat().st_size)
 
 
 def _scan_split(folder: Path) -> ImageFiles:

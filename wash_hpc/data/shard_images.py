@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from wash_hpc.data.encoded import START_BYTES, Splits, fault_of
+from wash_hpc.data.encoded import START_BYTES, Landmark, Splits, fault_of
 from wash_hpc.data.shards import BLOCK_BYTES, Index, find_index
 from wash_hpc.data.source import Positions
 from wash_hpc.errors import DataError
@@ -53,6 +53,10 @@ class ShardFiles:
             return os.pread(file.fileno(), num_bytes, offset)
         with self.path(shard).open("rb", buffering=0) as once:
             return os.pread(once.fileno(), num_bytes, offset)
+
+    def __reduce__(self) -> tuple[type[ShardFiles], tuple[Path, NDArray[np.str_]]]:
+        """It travels between ranks, each of which opens the files for itself."""
+        return type(self), (self._root, self._names)
 
     def __del__(self) -> None:
         for file in self._open.values():
@@ -148,9 +152,12 @@ def open_shards(path: str | None) -> Splits:
                 f"{splits[split].name(first)}: its label is {splits[split].labels[first]}; train has the labels 0 to "
                 f"{num_classes - 1} alone"
             )
+    sizes = index.sizes.tolist()
+    # All of them: a host may have a copy of its own, and a shard that was cut in copying would otherwise go unseen.
+    landmarks = tuple(Landmark(str(files.path(shard)), size) for shard, size in enumerate(sizes))
     if "test" in has:
-        return Splits(splits["train"], splits.get("val"), splits["test"], num_classes)
-    return Splits(splits["train"], None, splits["val"], num_classes)
+        return Splits(splits["train"], splits.get("val"), splits["test"], num_classes, landmarks)
+    return Splits(splits["train"], None, splits["val"], num_classes, landmarks)
 
 
 def _split(index: Index, files: ShardFiles, split: str, root: Path) -> ShardImages:

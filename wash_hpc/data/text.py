@@ -34,16 +34,15 @@ class TextSource:
     two of them; where there are more than `MOST_PREDICTIONS` allow, windows evenly spread over the split are taken.
 
     Args:
+        text: [N] the bytes of the file.
         config: `run.seed` and the `data` section are read.
         device: where the text lives and the batches are made.
 
     Raises:
-        ConfigError: no `data.path`.
-        DataError: the file is absent, unreadable, or too short.
+        DataError: the text is too short.
     """
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        text = _read(config.data.path)
+    def __init__(self, text: NDArray[np.uint8], config: Config, device: torch.device) -> None:
         self._context = config.data.context
         self.num_classes = 256
         self.image_shape: tuple[int, ...] = (self._context,)
@@ -144,8 +143,13 @@ def _require_windows(config: Config, num_bytes: int, parts: dict[str, range]) ->
             )
 
 
-def _read(path: str | None) -> NDArray[np.uint8]:
-    """The bytes of a file, at least one."""
+def read_text(path: str | None) -> NDArray[np.uint8]:
+    """The bytes of a file, [N], at least one.
+
+    Raises:
+        ConfigError: no `data.path`.
+        DataError: the file is absent, unreadable or empty.
+    """
     if path is None:
         raise ConfigError("data.path is not set: expected a text file; `tools/make_dataset.py text OUT.txt` makes one")
     file = Path(path)
