@@ -34,6 +34,7 @@ from wash_hpc.parallel.world import World
 from wash_hpc.provenance import describe_run
 from wash_hpc.rates import PARTS, Rates
 from wash_hpc.skipped import SkippedFiles
+from wash_hpc.startup import describe_start, slowest, start_clock
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
 from wash_hpc.storage.weights import member_file, save_model, soup_file
@@ -89,8 +90,12 @@ class Observer:
         self._said_sick = False
         hosts = sorted(set(world.comm.allgather(socket.gethostname())))
         names = [layer.name for layer in member.flat.layers]
-        about = describe_run(config, world.layout, hosts, num_steps, first_step)
-        self._writer = MetricsWriter(config.folder, world.layout.num_members, names, about) if world.is_root else None
+        start_clock.ended("rest")
+        self._start_seconds = slowest(world.comm.allgather(start_clock.read()))
+        self._writer: MetricsWriter | None = None
+        if world.is_root:  # describing asks git, which all ranks together need not do
+            about = describe_run(config, world.layout, hosts, num_steps, first_step, self._start_seconds)
+            self._writer = MetricsWriter(config.folder, world.layout.num_members, names, about)
         self._progress = ProgressReport(
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
@@ -107,7 +112,8 @@ class Observer:
         self._progress.close()
 
     def say_start(self, notes: list[str]) -> None:
-        """Say what members drew, what the method notes or warns of, and what others noted."""
+        """Say what the start took, what members drew, what the method notes or warns of, and what others noted."""
+        self.say(describe_start(self._start_seconds))
         drawn = describe_regularization(self._config, self._world.layout.num_members)
         if drawn:
             self.say(f"regularisation: {drawn}")

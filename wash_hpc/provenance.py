@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,12 @@ from wash_hpc.storage.records import Attribute
 
 
 def describe_run(
-    config: Config, layout: Layout, hosts: Sequence[str], num_steps: int, first_step: int
+    config: Config,
+    layout: Layout,
+    hosts: Sequence[str],
+    num_steps: int,
+    first_step: int,
+    start_seconds: Mapping[str, float],
 ) -> dict[str, Attribute]:
     """The attributes of a metrics file.
 
@@ -28,6 +34,7 @@ def describe_run(
         hosts: on which it runs.
         num_steps: of the whole run.
         first_step: steps already done when this start began.
+        start_seconds: what the start took, by part.
     """
     job = current_job()
     return {
@@ -43,6 +50,7 @@ def describe_run(
         "num_steps": num_steps,
         "regularization": describe_regularization(config, layout.num_members),
         "first_step": first_step,
+        "start_seconds": json.dumps({part: round(seconds, 3) for part, seconds in start_seconds.items()}),
         "slurm_job_id": "" if job is None else job.job_id,
         "slurm_restart_count": 0 if job is None else job.restart_count,
     }

@@ -48,6 +48,7 @@ from wash_hpc.requirements import (
 )
 from wash_hpc.seeds import Stream, torch_seed
 from wash_hpc.signals import Signals
+from wash_hpc.startup import start_clock
 from wash_hpc.storage.checkpoint import Manifest
 from wash_hpc.storage.metrics import import_h5py
 from wash_hpc.storage.run_folder import create_folder, find_finished, find_start
@@ -73,6 +74,7 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
         comm = start_mpi()
         config = on_root(comm, lambda: load_config(file, overrides))
         finished = on_root(comm, lambda: find_finished(config))
+        start_clock.ended("configuration")
         if finished is None:
             return _train(set_up(comm, config), config, signals)
         if comm.rank == 0:
@@ -86,8 +88,10 @@ def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
     signals.end_by_force_after(config.checkpoint.grace_seconds, f"rank {layout.rank}")
 
     reducer = setup.make_reducer(world)
+    start_clock.ended("reducer")
     clock = Stopwatch(setup.device)
     member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer, clock)
+    start_clock.ended("optimizer")
     per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
     method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
     averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
@@ -99,11 +103,20 @@ def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
         config, source, world, reducer, member, method, averages, evaluator, clock, totals, num_steps, first_step
     )
     observer.say_start([*source.notes, *notes])
-    orders = Orders(config.folder, world, signals, first_step)
-    checkpoints = Checkpoints(config, world, member, method, averages, totals, orders, num_steps, observer.say)
+    checkpoints = Checkpoints(
+        config,
+        world,
+        member,
+        method,
+        averages,
+        totals,
+        Orders(config.folder, world, signals, first_step),
+        num_steps,
+        observer.say,
+    )
     replica = Shard(layout.replica, layout.num_replicas)
-    batches = source.train(layout.member, replica, config.data.batch_size, first_step)
-    batches = regularize(batches, config, layout.member, replica, first_step, source.num_classes)
+    raw = source.train(layout.member, replica, config.data.batch_size, first_step)
+    batches = regularize(raw, config, layout.member, replica, first_step, source.num_classes)
 
     stopped: StoppedError | None = None
     for step in range(first_step, num_steps):
@@ -170,13 +183,16 @@ def set_up(comm: Comm, config: Config) -> Setup:
         device = choose_device(config, world)
         require_step_options(config, device)
         require_divisible_batch(config, layout.num_replicas)
+    start_clock.ended("device")
     content = read_data(config, world)
     with agreed(comm):
         source = open_source(config, device, content)
+        start_clock.ended("data")
         num_steps = count_steps(config, source)
         snapshot_steps(config.average, num_steps, steps_per_epoch(source.num_train, config.data.batch_size))
         model, scratch = (make_initial_model(config, source, layout.member, device) for _ in range(2))
         require_whole_statistics(config, layout.num_replicas, model)
+        start_clock.ended("model")
         num_parameters = sum(parameter.numel() for _, parameter in trainable_parameters(model))
         if start is not None:
             start.require_fit(config, layout.num_members, num_parameters, num_steps)
@@ -188,6 +204,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
     # Each rank has built its own model, with its own host's libraries, and perhaps made its own data.
     world.require_same_items(describe_parameters(model), "the members' parameters")
     world.require_same(source.num_train, "the number of training images")
+    start_clock.ended("data")
     return Setup(world, device, source, num_steps, model, scratch, make_reducer, start)
 
 

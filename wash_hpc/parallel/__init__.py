@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from wash_hpc.errors import MissingDependencyError, WashError, WorldError
 from wash_hpc.slurm import current_job, find_lone_task
+from wash_hpc.startup import start_clock
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -22,10 +23,12 @@ def require_mpi() -> None:
     Raises:
         MissingDependencyError: no mpi4py, or no MPI library that it can load.
     """
+    start_clock.ended("imports")
     try:
         import_module("mpi4py.MPI")  # starts MPI
     except (ImportError, RuntimeError) as error:
         raise MissingDependencyError(f"MPI ({error})", INSTALL_MPI) from error
+    start_clock.ended("MPI")
 
 
 def require_ranks() -> None:
