@@ -39,5 +39,5 @@ train() {
     local status=0
     set -- "$1" checkpoint.resume=auto "${@:2}"
     launch wash-hpc train "$@" || status=$?
-    ((status == 0)) || wash-hpc requeue --status "$status" "$@"
+    wash-hpc requeue --status "$status" "$@"  # also after 0, with which mpirun may end a run that has lost a node
 }

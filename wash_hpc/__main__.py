@@ -147,9 +147,8 @@ def _tune(options: argparse.Namespace) -> int:
 def _requeue(options: argparse.Namespace) -> int:
     from wash_hpc.requeue import requeue
 
-    for line in requeue(options.config, options.overrides, options.status):
-        _print(line)
-    status: int = options.status
+    lines, status = requeue(options.config, options.overrides, options.status)
+    _print("\n".join(lines))
     return status
 
 

@@ -16,11 +16,11 @@ from wash_hpc.slurm import SlurmJob, current_job
 from wash_hpc.storage.checkpoint import last_manifest
 from wash_hpc.storage.metrics import read_metrics
 
-_FINAL = (0, 2, STATUS_STOPPED)  # finished; wrong input; stopped for good
+_FINAL = (2, STATUS_STOPPED)  # wrong input; stopped for good
 _CHAIN = "where a job may not be queued again, a chain goes on: sbatch --array=1-10%1 ..."
 
 
-def requeue(file: Path, overrides: Sequence[str], status: int) -> list[str]:
+def requeue(file: Path, overrides: Sequence[str], status: int) -> tuple[list[str], int]:
     """Put the Slurm job of this process back into the queue where its run is to go on, and is able to. No MPI.
 
     It is to go on where it was stopped because its time is over or another job needs its place, or where it was lost
@@ -33,22 +33,28 @@ def requeue(file: Path, overrides: Sequence[str], status: int) -> list[str]:
         status: the exit status of the launcher.
 
     Returns:
-        What the user is told, in lines; the first one says what was done.
+        What the user is told, in lines, the first of which says what was done; and the exit status of the job: that of
+        the launcher, or 1 where this is 0 and the run has not finished.
 
     Raises:
         WashError: the configuration cannot be read.
     """
     job = current_job()
-    if job is None or (status in _FINAL and not (status == STATUS_STOPPED and _is_preempted(job))):
-        return []
-    why_not = _why_stuck(load_config(file, overrides), job)
+    if job is None or status in _FINAL and not (status == STATUS_STOPPED and _is_preempted(job)):
+        return [], status
+    config = load_config(file, overrides)
+    if status == 0:
+        if (config.folder / "summary.json").is_file():
+            return [], status
+        status = 1  # mpirun ends with 0 where Slurm has ended one of its daemons
+    why_not = _why_stuck(config, job)
     if why_not:
-        return [f"requeue: job {job.name} does not go back into the queue: {why_not}"]
+        return [f"requeue: job {job.name} does not go back into the queue: {why_not}"], status
     done = _scontrol("requeue", job.name)
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"scontrol ended with status {done.returncode}"
-        return [f"requeue: Slurm does not take job {job.name} back: {said}", f"requeue: {_CHAIN}"]
-    return [f"requeue: job {job.name} is back in the queue"]
+        return [f"requeue: Slurm does not take job {job.name} back: {said}", f"requeue: {_CHAIN}"], status
+    return [f"requeue: job {job.name} is back in the queue"], status
 
 
 def _why_stuck(config: Config, job: SlurmJob) -> str:

@@ -72,4 +72,5 @@ It prints them as options that can be given again, for any number of members."""
 REQUEUE = """\
 The last line of a job script: put the job back into the queue where its run was stopped because its time was over, was
 preempted, or was lost with a node, and has left a checkpoint beyond the one from which this start began. Not where it
-has finished, met wrong input or was stopped by a person. Exits with N."""
+has finished, met wrong input or was stopped by a person. Exits with N, or with 1 where N is 0 and the run has not
+finished, as mpirun may leave it."""

@@ -44,7 +44,10 @@ ReturnToService=2
 SlurmdTimeout=15
 NodeName=node1 {addresses[0]} Port={ports[1]} CPUs=64 Gres=gpu:{num_gpus}
 NodeName=node2 {addresses[1]} Port={ports[2]} CPUs=64 Gres=gpu:{num_gpus}
-PartitionName=batch Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=batch Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP GraceTime=15
+PartitionName=urgent Nodes=node[1-2] MaxTime=INFINITE State=UP PriorityTier=10
 """
 GRES_CONF = "".join(f"NodeName=node[1-2] Name=gpu File={device}\n" for device in GPUS)
 

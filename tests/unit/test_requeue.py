@@ -23,7 +23,9 @@ def in_job_42(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def ask(folder: Path, status: int) -> list[str]:
-    return requeue(Path("configs/digits_wash.yaml"), [f"run.dir={folder}", "run.name=run"], status)
+    lines, given = requeue(Path("configs/digits_wash.yaml"), [f"run.dir={folder}", "run.name=run"], status)
+    assert given == (status or (0 if (folder / "run/summary.json").exists() else 1))
+    return lines
 
 
 def start(folder: Path, first_step: int, job: str = "42", restart_count: int = 1) -> None:
@@ -56,7 +58,15 @@ def checkpoint(folder: Path, step: int) -> None:
 def test_what_has_finished_or_was_stopped_for_good_or_met_wrong_input_stays_so(tmp_path: Path, status: int) -> None:
     start(tmp_path, 0)
     checkpoint(tmp_path, 5)
+    (tmp_path / "run/summary.json").touch()
     assert ask(tmp_path, status) == []
+
+
+@pytest.mark.usefixtures("in_job_42")
+def test_a_run_that_has_not_finished_is_not_believed_to_have_because_its_launcher_says_so(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    checkpoint(tmp_path, 5)
+    assert ask(tmp_path, 0)[0].startswith("requeue: Slurm does not take job 42 back")
 
 
 def test_outside_of_a_job_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +75,7 @@ def test_outside_of_a_job_nothing_is_done(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("in_job_42")
-@pytest.mark.parametrize("status", [1, 75, 137])
+@pytest.mark.parametrize("status", [0, 1, 75, 137])
 def test_a_start_that_came_no_further_is_not_made_again(tmp_path: Path, status: int) -> None:
     assert "run holds no checkpoint" in ask(tmp_path, status)[0]
     checkpoint(tmp_path, 5)
