@@ -30,7 +30,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if item.get_closest_marker(group) is not None:
                 _groups[item.nodeid] = group
         if item.get_closest_marker("slurm") is not None and shutil.which("slurmctld") is None:
-            item.add_marker(pytest.mark.skip(reason="slurmctld is not installed (Debian: slurm-wlm, munge)"))
+            item.add_marker(
+                pytest.mark.skip(reason="slurmctld is not installed (Debian: slurm-wlm, munge, libpmix-dev)")
+            )
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

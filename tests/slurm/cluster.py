@@ -158,7 +158,10 @@ class Cluster:
         return "".join(_read(Path(record["StdOut"])) for record in self.describe_tasks(job_id))
 
     def signal(self, job_id: str, name: str) -> None:
-        """Send a signal (such as USR2) to the batch script alone, as `--signal=B:NAME@SECONDS` does in time."""
+        """Send a signal (such as USR2) to the batch script alone, as `--signal=B:NAME@SECONDS` does in time.
+
+        Slurm looks at time limits twice a minute: `--time=1 --signal=B:USR2@30` fires after 28 s here.
+        """
         self.ask(["scancel", f"--signal={name}", "--batch", job_id])
 
     def cancel(self, job_id: str) -> None:
