@@ -155,9 +155,7 @@ def _requeue(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from wash_hpc.doctor import examine
 
-    lines, status = examine()
-    _print("\n".join(lines))
-    return status
+    return examine(_print)
 
 
 def _print(text: str) -> int:
@@ -220,9 +218,10 @@ def _make_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor",
         help="say what MPI, Horovod, DALI, HDF5 and the GPUs here can do",
-        description="Try each part for real: an exchange, a reduction, an image, a metrics file. Under mpirun it "
-        "tries them over all ranks, and says which of them share a GPU and whether MPS serves it. Exit status 1 where "
-        "something is broken.",
+        description="Try each part for real: an exchange, messages between pairs of ranks, a reduction, an image, a "
+        "metrics file. Under mpirun or srun it tries them over all ranks, and says where they are, by what they are "
+        "connected and how fast, which share cores or a GPU, whether MPS serves it, and what does not fit the Slurm "
+        "job. Exit status 1 where something is broken.",
     )
     doctor.set_defaults(run=_doctor)
     return parser

@@ -447,3 +447,5 @@ def test_doctor_counts_the_ranks_that_share_a_gpu():
     done = mpirun(2 * torch.cuda.device_count(), "wash-hpc", "doctor")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("2 ranks of this job") == torch.cuda.device_count()
+    assert "up to 2 ranks share a GPU" in done.stdout
+    assert "no GPU for rank" not in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -150,12 +151,40 @@ def test_doctor_tries_every_part_for_real(num_ranks):
     done = mpirun(num_ranks, "wash-hpc", "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     states = {line[:10].strip(): line[10:].split()[0] for line in done.stdout.splitlines() if line[:1].strip()}
-    assert {part: states[part] for part in ("python", "MPI", "exchange", "Horovod", "DALI", "HDF5")} == dict.fromkeys(
-        ("python", "MPI", "exchange", "Horovod", "DALI", "HDF5"), "ok"
-    )
-    assert f"{num_ranks} rank" in done.stdout
+    parts = ("python", "MPI", "cores", "exchange", "messages", "Horovod", "DALI", "HDF5")
+    assert {part: states[part] for part in parts} == dict.fromkeys(parts, "ok")
+    assert f"{num_ranks} rank{'s' * (num_ranks > 1)} on 1 host ({num_ranks} on {platform.node()})" in done.stdout
+    assert ("; sm in a host" in done.stdout) == (num_ranks > 1)
+    assert ("in a host: " in done.stdout and "GB/s" in done.stdout) == (num_ranks > 1)
+    assert "across" not in done.stdout
+    assert done.stdout.startswith("python")  # Open MPI's own words are not shown
     assert "CUDA-MPI  ok       this MPI" in done.stdout
     assert "built with MPI, NCCL" in done.stdout
+
+
+def test_doctor_says_where_the_ranks_do_not_fit_the_slurm_job():
+    few = len(os.sched_getaffinity(0))
+    job = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NTASKS": "8", "SLURM_JOB_NUM_NODES": "2"}
+    done = mpirun(2, "wash-hpc", "doctor", **job, SLURM_CPUS_PER_TASK=str(few + 1))
+    assert done.returncode == 0, done.stdout + done.stderr  # a warning is no fault
+    for said in (
+        "Slurm     ok       job 42 on node[1-2]\n",
+        "warning: ranks: 2, tasks: 8; to start as many: mpirun -n 8",
+        "warning: the ranks are on 1 host, and the job has 2",
+        f"warning: ranks 0, 1 may run on {few} core",
+    ):
+        assert said in done.stdout
+    assert "2 tasks and as many ranks" in mpirun(2, "wash-hpc", "doctor", **job | {"SLURM_NTASKS": "2"}).stdout
+
+
+def test_doctor_in_tasks_of_srun_that_do_not_see_each_other_says_so_once():
+    job = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
+    first, second = (wash_hpc("doctor", **job, SLURM_PROCID=str(task)) for task in range(2))
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert "MPI       broken   this is task 0 of 2 that srun started, and MPI sees one rank" in first.stdout
+    assert "DALI      ok" in first.stdout
+    assert "warning: ranks:" not in first.stdout
+    assert second.stdout == second.stderr == ""
 
 
 BROKEN = """

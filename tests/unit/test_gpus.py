@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from wash_hpc.config import ParallelConfig
-from wash_hpc.parallel.gpus import Gpu, Place, describe_gpus, find_fault, find_mps
+from wash_hpc.parallel.gpus import (
+    Gpu,
+    Place,
+    View,
+    describe_gpus,
+    describe_shares,
+    describe_views,
+    find_fault,
+    find_mps,
+    find_unused_gpus,
+)
 
 GB = 10**9
 
@@ -101,3 +111,36 @@ def test_mps_is_there_where_its_folder_has_a_control_socket(tmp_path, monkeypatc
 
 def test_without_a_folder_in_the_environment_mps_is_looked_for_in_its_default_place():
     assert find_mps({}) in {None, "/tmp/nvidia-mps"}
+
+
+def views(*gpus: str | None, host: str = "node07", **numbers: int) -> list[View]:
+    return [View(place, **numbers) for place in places(*gpus, host=host)]
+
+
+def test_ranks_on_the_cpu_are_well_where_nobody_knows_of_a_gpu():
+    assert find_unused_gpus(views(None, None)) == []
+    assert find_unused_gpus(views("a", "b", num_given=2, num_present=2)) == []
+    assert describe_views(views(None)) == []
+
+
+def test_ranks_on_the_cpu_are_warned_of_where_slurm_gave_gpus_or_the_host_has_some():
+    assert find_unused_gpus(views(None, None, num_given=2, num_present=4)) == [
+        "no GPU for ranks 0, 1 on node07, and Slurm gave the job 2 there: is torch built for CUDA, does a container "
+        "show them?"
+    ]
+    ranks = [*views("a", host="node06"), *views(None, num_present=4)]
+    said = "no GPU for rank 1 on node07, and the host has 4: did the job ask for any, is torch built for CUDA?"
+    assert find_unused_gpus(ranks) == [said]
+    assert describe_views(ranks)[-1] == f"warning: {said}"
+
+
+def test_a_rank_without_a_gpu_beside_ranks_that_have_one_is_named():
+    assert find_unused_gpus(views("a", None, "b")) == [
+        "no GPU for rank 1 on node07, and the others there have one: does each task see the GPUs of its node?"
+    ]
+
+
+def test_one_gpu_each_is_said_and_so_is_sharing():
+    assert describe_shares(places("a", "b")) == ["each rank has a GPU of its own"]
+    assert describe_shares(places("a", "b", "a")) == ["up to 2 ranks share a GPU"]
+    assert describe_shares(places("a")) == describe_shares(places("a", None)) == describe_shares([]) == []

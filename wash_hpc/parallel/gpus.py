@@ -16,6 +16,7 @@ import torch
 
 from wash_hpc.config import ParallelConfig
 from wash_hpc.errors import ConfigError
+from wash_hpc.parallel.placement import name_ranks
 
 LEAST_FREE = 0.1  # share of a GPU's memory below which somebody else seems to be on it
 
@@ -50,6 +51,23 @@ class Gpu:
     total_bytes: int
     free_bytes: int
     mps_folder: str | None
+
+
+@dataclass(frozen=True)
+class View:
+    """The GPUs as one rank sees them.
+
+    Attributes:
+        place: where the rank would compute.
+        seen: those that it has looked at.
+        num_given: that Slurm says the job has on the rank's node; 0 where it says nothing.
+        num_present: for which the rank's host has a device file.
+    """
+
+    place: Place
+    seen: tuple[Gpu, ...] = ()
+    num_given: int = 0
+    num_present: int = 0
 
 
 def number_of_gpu(local_rank: int) -> int:
@@ -115,6 +133,50 @@ def find_mps(environment: Mapping[str, str]) -> str | None:
     except OSError:
         return None
     return folder if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) else None
+
+
+def count_device_files() -> int:
+    """GPUs for which the driver has made a file on this host, whether torch can use them or not."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def describe_views(views: Sequence[View]) -> list[str]:
+    """What all ranks together know of the GPUs: who shares one, each GPU, and who has none where there are some."""
+    places = [view.place for view in views]
+    lines = describe_shares(places) + describe_gpus([gpu for view in views for gpu in view.seen], places)
+    return lines + [f"warning: {sentence}" for sentence in find_unused_gpus(views)]
+
+
+def find_unused_gpus(views: Sequence[View]) -> list[str]:
+    """Ranks that compute on the CPU where there are GPUs: a sentence for each host."""
+    said = []
+    for host in dict.fromkeys(view.place.host for view in views):
+        here = {rank: view for rank, view in enumerate(views) if view.place.host == host}
+        without = [rank for rank, view in here.items() if view.place.gpu is None]
+        num_given, num_present = (max(counts) for counts in zip(*map(_count_gpus, here.values()), strict=True))
+        if not without or (len(without) == len(here) and num_given == num_present == 0):
+            continue
+        if len(without) < len(here):
+            why = "the others there have one: does each task see the GPUs of its node?"
+        elif num_given:
+            why = f"Slurm gave the job {num_given} there: is torch built for CUDA, does a container show them?"
+        else:
+            why = f"the host has {num_present}: did the job ask for any, is torch built for CUDA?"
+        said.append(f"no GPU for {name_ranks(without)} on {host}, and {why}")
+    return said
+
+
+def _count_gpus(view: View) -> tuple[int, int]:
+    return view.num_given, view.num_present
+
+
+def describe_shares(places: Sequence[Place]) -> list[str]:
+    """A line that says whether each rank has a GPU of its own; none where that is no question."""
+    gpus = [place.gpu for place in places]
+    if None in gpus or len(gpus) < 2:
+        return []
+    most = max(gpus.count(gpu) for gpu in gpus)
+    return ["each rank has a GPU of its own" if most == 1 else f"up to {most} ranks share a GPU"]
 
 
 def describe_gpus(seen: Sequence[Gpu], places: Sequence[Place]) -> list[str]:

@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from mpi4py import MPI
 
 from wash_hpc.errors import MissingDependencyError
 from wash_hpc.parallel import device
+from wash_hpc.parallel.bandwidth import Rounds, choose_pairs, describe_ways, measure_ways
+from wash_hpc.parallel.placement import Seat, describe_hosts
 from wash_hpc.parallel.reducer import Scope, reducer_class
 from wash_hpc.parallel.world import Comm, World
 from wash_hpc.slurm import current_job
 
 
-def try_mpi(comm: Comm) -> str:
-    """What MPI there is and who takes part. Collective over `comm`.
+def take_seats(comm: Comm) -> list[Seat]:
+    """Where each rank is. Collective over `comm`, and the same on all ranks."""
+    job = current_job()
+    cores = frozenset(os.sched_getaffinity(0))
+    seat = Seat(World.open(comm, None).host, platform.node(), cores, None if job is None else job.cpus_per_task)
+    return comm.allgather(seat)
 
-    Raises:
-        RuntimeError: srun started several tasks, and MPI takes each for a job of its own.
-    """
+
+def try_mpi(seats: Sequence[Seat]) -> str:
+    """What MPI there is and who takes part. Local."""
     library = MPI.Get_library_version().split(",")[0].split("\n")[0]
     levels = {MPI.THREAD_MULTIPLE: "multiple", MPI.THREAD_SERIALIZED: "serialized", MPI.THREAD_FUNNELED: "funneled"}
-    hosts = set(comm.allgather(platform.node()))
-    job = current_job()
-    if job is not None and job.task > 0 and comm.size == 1:
-        raise RuntimeError(
-            f"this is task {job.task} of srun, and {library} sees one rank: use another --mpi, or mpirun"
-        )
-    level = levels.get(MPI.Query_thread(), "single")
-    return f"{library}, {_count(comm.size, 'rank')} on {_count(len(hosts), 'host')}, thread support {level}"
+    num_hosts = len({seat.host for seat in seats})
+    ranks = f"{_count(len(seats), 'rank')} on {_count(num_hosts, 'host')} ({describe_hosts(seats)})"
+    return f"{library}, {ranks}, thread support {levels.get(MPI.Query_thread(), 'single')}"
+
+
+def try_ways(comm: Comm, seats: Sequence[Seat], gpu: torch.device | None) -> tuple[str, list[str]]:
+    """Messages between pairs of ranks, in host memory, and in that of GPUs where MPI says that it takes it.
+
+    Collective over `comm`.
+
+    Args:
+        comm: the ranks.
+        seats: of all ranks.
+        gpu: this rank's, if it has one.
+
+    Returns:
+        A heading, and lines.
+    """
+    if comm.size == 1:
+        return "one rank has nobody to talk to", []
+    inside, across = choose_pairs([seat.host for seat in seats])
+    lines = _measure(comm, seats, inside, across, torch.device("cpu"))
+    if comm.allreduce(gpu is not None and device.says_cuda_aware(), MPI.LAND):
+        lines += ["in GPU memory:", *_measure(comm, seats, inside, across, cast(torch.device, gpu))]
+    return "a large and a small message between two ranks, one pair a host at a time, in host memory:", lines
+
+
+def _measure(comm: Comm, seats: Sequence[Seat], inside: Rounds, across: Rounds, memory: torch.device) -> list[str]:
+    ways = [way for rounds in (inside, across) for way in measure_ways(comm, rounds, memory)]
+    return describe_ways(ways, seats)
 
 
 def ask_for_device_buffers() -> str:
