@@ -208,6 +208,11 @@ class Cluster:
 
         self.wait_until(f"{node} up", is_up)
 
+    def hide(self, node: str, folder: Path) -> None:
+        """Put an empty file system over a folder, for the processes of one node; where nodes are hosts of their own."""
+        where = f"--mount=/proc/{self.daemons[f'slurmd-{node}'].pid}/ns/mnt"
+        subprocess.run(["nsenter", where, "mount", "-t", "tmpfs", "none", str(folder)], timeout=60, check=True)
+
     def describe_node(self, node: str) -> dict[str, str]:
         """What `scontrol show node` says, by key."""
         return parse_records(self.ask(["scontrol", "show", "node", node]))[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -102,3 +103,28 @@ def hosts_in_metrics(run: Path) -> set[str]:
 def hosts_of(cluster: Cluster) -> set[str]:
     """The host names that ranks on both nodes of the cluster see."""
     return set(NODES) if cluster.separate_hosts else {platform.node()}
+
+
+def test_data_that_one_node_lacks_end_the_job_with_a_sentence_that_names_the_node(
+    cluster: Cluster, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not cluster.separate_hosts:
+        pytest.skip(f"nodes that share one file system have the same data: {cluster.form}")
+    monkeypatch.chdir(ROOT)
+    copy = tmp_path / "digits"
+    shutil.copytree(digits, copy)
+    cluster.hide("node2", copy)
+    job = cluster.run(
+        SCRIPT,
+        [*TINY, f"run.dir={tmp_path}", "run.name=one_node", "parallel.reducer=mpi"],
+        options=["--nodes=2", "--ntasks-per-node=1"],
+        settings={**settings_on(cluster), "DATA": str(copy), "MEMBERS": "2"},
+        seconds=120,
+    )
+    assert (job.state, job.exit_code) == ("FAILED", "2:0"), job.log
+    said = [line for line in job.log.splitlines() if line.startswith("wash_hpc: error:")]
+    assert len(said) == 1, job.log
+    assert str(copy) in said[0]
+    assert "node2" in said[0]
+    assert "node1" not in said[0]
+    assert not (tmp_path / "one_node").exists()
