@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wash_hpc.config import Config, load_config
-from wash_hpc.errors import STATUS_STOPPED, RunFolderError, WashError
+from wash_hpc.errors import STATUS_STOPPED, RunFolderError
 from wash_hpc.slurm import SlurmJob, current_job
 from wash_hpc.storage.checkpoint import last_manifest
 from wash_hpc.storage.metrics import read_metrics
 
 _FINAL = (2, STATUS_STOPPED)  # wrong input; stopped for good
-_CHAIN = "where a job may not be queued again, a chain goes on: sbatch --array=1-10%1 ..."
+_CHAIN = "submit it again to go on, or as a chain, sbatch --array=1-10%1 ..., which goes on by itself"
 
 
 def requeue(file: Path, overrides: Sequence[str], status: int) -> tuple[list[str], int]:
@@ -40,7 +40,7 @@ def requeue(file: Path, overrides: Sequence[str], status: int) -> tuple[list[str
         WashError: the configuration cannot be read.
     """
     job = current_job()
-    if job is None or status in _FINAL and not (status == STATUS_STOPPED and _is_preempted(job)):
+    if job is None or (status in _FINAL and not (status == STATUS_STOPPED and _is_preempted(job))):
         return [], status
     config = load_config(file, overrides)
     if status == 0:
@@ -53,7 +53,7 @@ def requeue(file: Path, overrides: Sequence[str], status: int) -> tuple[list[str
     done = _scontrol("requeue", job.name)
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"scontrol ended with status {done.returncode}"
-        return [f"requeue: Slurm does not take job {job.name} back: {said}", f"requeue: {_CHAIN}"], status
+        return [f"requeue: job {job.name} does not go back into the queue: {said}", f"requeue: {_CHAIN}"], status
     return [f"requeue: job {job.name} is back in the queue"], status
 
 
@@ -80,7 +80,8 @@ def _is_preempted(job: SlurmJob) -> bool:
 
 
 def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["scontrol", *arguments]
     try:
-        return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise WashError(f"requeue: scontrol cannot be asked: {error}") from error
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:  # in a container there is none
+        return subprocess.CompletedProcess(command, 1, "", f"scontrol cannot be asked: {error}")

@@ -123,8 +123,8 @@ def test_where_a_job_may_not_be_queued_again_a_chain_goes_on(cluster: Cluster, w
     cluster.try_to(["scancel", "--signal=USR2", "--batch", f"{job_id}_1"])
     first, second, third = cluster.wait_for_tasks(job_id, 240)
     assert (first.state, first.exit_code, first.num_restarts) == ("FAILED", "75:0", 0), first.log
-    assert f"requeue: Slurm does not take job {job_id}_1 back" in first.log
-    assert "a chain goes on: sbatch --array=1-10%1" in first.log
+    assert f"requeue: job {job_id}_1 does not go back into the queue:" in first.log
+    assert "as a chain, sbatch --array=1-10%1" in first.log
     assert (second.state, third.state) == ("COMPLETED", "COMPLETED"), second.log + third.log
     assert "run: finished" in second.log
     assert "run: has finished before; nothing is left to do" in third.log

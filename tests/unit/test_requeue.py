@@ -66,7 +66,7 @@ def test_what_has_finished_or_was_stopped_for_good_or_met_wrong_input_stays_so(t
 def test_a_run_that_has_not_finished_is_not_believed_to_have_because_its_launcher_says_so(tmp_path: Path) -> None:
     start(tmp_path, 0)
     checkpoint(tmp_path, 5)
-    assert ask(tmp_path, 0)[0].startswith("requeue: Slurm does not take job 42 back")
+    assert ask(tmp_path, 0)[0].startswith("requeue: job 42 does not go back into the queue: no such thing here")
 
 
 def test_outside_of_a_job_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,8 +95,8 @@ def test_where_slurm_refuses_its_own_words_are_shown_and_the_way_out(tmp_path: P
     start(tmp_path, 0)
     checkpoint(tmp_path, 5)
     assert ask(tmp_path, 75) == [
-        "requeue: Slurm does not take job 42 back: no such thing here",
-        "requeue: where a job may not be queued again, a chain goes on: sbatch --array=1-10%1 ...",
+        "requeue: job 42 does not go back into the queue: no such thing here",
+        "requeue: submit it again to go on, or as a chain, sbatch --array=1-10%1 ..., which goes on by itself",
     ]
 
 
@@ -108,4 +108,4 @@ def test_a_task_of_an_array_is_named_as_such_since_its_id_may_stand_for_the_arra
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     start(tmp_path, 0)
     checkpoint(tmp_path, 5)
-    assert ask(tmp_path, 75)[0].startswith("requeue: Slurm does not take job 42_3 back")
+    assert ask(tmp_path, 75)[0].startswith("requeue: job 42_3 does not go back into the queue: no such thing here")
