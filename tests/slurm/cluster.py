@@ -244,7 +244,7 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def wait_until(self, what: str, is_so: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_until(self, what: str, is_so: Callable[[], bool], seconds: float = 180) -> None:
         """Wait for `is_so`; a `ClusterError` when a daemon ends by itself or the time is over."""
         deadline = time.monotonic() + seconds
         while not is_so():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -50,24 +51,25 @@ def traces() -> list[str]:
     return sorted([*links, *named, *mounts, Path("/etc/hosts").read_text()])
 
 
-def test_each_node_is_a_host_with_a_name_and_an_address_of_its_own(cluster: Cluster) -> None:
-    if not cluster.separate_hosts:
-        assert cluster.obstacle
-        return
-    ask = 'srun sh -c "hostname; ip -oneline -family inet address; getent hosts node1 node2"'
-    job = cluster.run(None, options=["--nodes=2", f"--wrap={ask}"], seconds=60)
+def test_each_node_is_a_host_with_a_name_and_an_address_of_its_own_or_none_is(cluster: Cluster) -> None:
+    ask = 'srun sh -c "hostname; cat /proc/net/fib_trie; getent hosts node1 node2; true"'
+    job = cluster.run(None, options=["--nodes=2", f"--wrap={ask}"], seconds=180)
     assert job.state == "COMPLETED", job.log
+    lines = [line.strip() for line in job.log.split("\n")]
+    if not cluster.separate_hosts:
+        assert lines.count(platform.node()) == len(NODES)
+        return
     for node in NODES:
-        assert f"eth0    inet {hosts.ADDRESSES[node]}/24" in job.log
-        assert node in job.log.splitlines()
-        assert job.log.split("\n").count(f"{hosts.ADDRESSES[node]:<15} {node}") == len(NODES)
+        assert lines.count(node) == 1
+        assert f"|-- {hosts.ADDRESSES[node]}" in lines
+        assert lines.count(f"{hosts.ADDRESSES[node]:<15} {node}") == len(NODES)
 
 
 def test_a_job_array_has_a_state_and_a_log_for_each_task(cluster: Cluster) -> None:
     job_id = cluster.submit(
         None, options=["--array=0-2%1", "--wrap=echo task $SLURM_ARRAY_TASK_ID; exit $SLURM_ARRAY_TASK_ID"]
     )
-    jobs = cluster.wait_for_tasks(job_id, 120)
+    jobs = cluster.wait_for_tasks(job_id, 180)
     assert [(job.state, job.exit_code) for job in jobs] == [("COMPLETED", "0:0"), ("FAILED", "1:0"), ("FAILED", "2:0")]
     assert [job.log for job in jobs] == ["task 0\n", "task 1\n", "task 2\n"]
     assert cluster.wait_for(f"{job_id}_1", 10) == jobs[1]
@@ -76,7 +78,7 @@ def test_a_job_array_has_a_state_and_a_log_for_each_task(cluster: Cluster) -> No
 
 def test_the_users_own_words_in_a_record_are_not_taken_for_fields(cluster: Cluster) -> None:
     odd = ["--job-name=a b JobState=FAILED", "--comment=JobState=TIMEOUT Restarts=x", "--wrap=true"]
-    job = cluster.run(None, options=odd, seconds=60)
+    job = cluster.run(None, options=odd, seconds=180)
     assert (job.state, job.num_restarts) == ("COMPLETED", 0)
     [record] = parse_records("JobId=7 JobName=a=b c\n   JobState=RUNNING Reason=words in it Dependency=(null)\n   X=\n")
     assert record == {
@@ -97,7 +99,7 @@ def test_a_signal_reaches_the_batch_script_and_no_other_process_of_the_job(clust
     job_id = cluster.submit(script, options=["--nodes=2"])
     cluster.wait_until("ready script", lambda: "ready" in cluster.log(job_id))
     cluster.signal(job_id, "USR2")
-    job = cluster.wait_for(job_id, 60)
+    job = cluster.wait_for(job_id, 180)
     assert "script has it" in job.log
     assert "User defined signal" not in job.log
 
@@ -117,7 +119,7 @@ def test_a_job_whose_node_lost_its_power_starts_again_when_the_node_is_back(
     cluster.wait_until("requeued job", lambda: cluster.states(job_id) == ["PENDING"])
     assert cluster.describe_node(node)["State"].startswith("DOWN")
     cluster.start_node(node)
-    job = cluster.wait_for(job_id, 60)
+    job = cluster.wait_for(job_id, 180)
     assert (job.state, job.num_restarts) == ("COMPLETED", 1), job.log
     assert "start 0" in job.log
     assert "start 1" in job.log
@@ -127,7 +129,7 @@ def test_a_job_that_may_not_be_requeued_ends_with_its_node(cluster: Cluster) -> 
     job_id = cluster.submit(None, options=["--nodes=2", "--no-requeue", "--wrap=srun sleep 1000"])
     cluster.wait_until("step on the node", lambda: is_running("sleep", find_processes(cluster.folder, "node2")))
     cluster.kill_node("node2")
-    job = cluster.wait_for(job_id, 60)
+    job = cluster.wait_for(job_id, 180)
     cluster.start_node("node2")
     assert (job.state, job.num_restarts) == ("NODE_FAIL", 0)
 
@@ -135,7 +137,7 @@ def test_a_job_that_may_not_be_requeued_ends_with_its_node(cluster: Cluster) -> 
 def test_where_hosts_cannot_be_made_two_nodes_share_one() -> None:
     with running_cluster(separate_hosts=False) as other:
         assert not other.separate_hosts
-        job = other.run(None, options=["--nodes=2", "--wrap=srun printenv SLURMD_NODENAME"], seconds=60)
+        job = other.run(None, options=["--nodes=2", "--wrap=srun printenv SLURMD_NODENAME"], seconds=180)
         assert sorted(job.log.split()) == list(NODES)
         assert hosts.network_of(other.daemons["slurmd-node2"].pid) == hosts.network_of(os.getpid())
 
