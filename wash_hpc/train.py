@@ -197,6 +197,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
         if start is not None:
             start.require_fit(config, layout.num_members, num_parameters, num_steps)
         make_reducer = reducer_class(config.parallel.reducer)
+        start_clock.ended("reducer")
         if world.is_root:
             import_h5py()  # it writes metrics: a library that is missing is said before anything is written
         source.check_files(Shard(layout.rank, layout.size))

@@ -352,6 +352,26 @@ def test_the_benchmark_of_the_step_refuses_a_model_that_does_not_exist_in_a_sent
     assert done.stderr.startswith("bench_train.py: model.name=resnet51: there is no such name")
 
 
+def test_the_start_is_measured_by_part_with_the_files_that_a_rank_opens():
+    small = ["--ranks", "2", "--files", "200", "--reducer", "mpi", "--json"]
+    done = subprocess.run(
+        [sys.executable, "tools/bench_startup.py", *small], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["num_files"] == 200
+    (row,) = figures["rows"]
+    assert row["num_ranks"] == 2
+    parts = ["imports", "mpi", "configuration", "device", "data", "model", "reducer", "optimizer", "rest"]
+    for part in (*parts, "first_batch"):
+        assert 0 <= row[f"{part}_seconds"] < row["seconds_to_first_step"]
+    assert sum(row[f"{part}_seconds"] for part in parts) > row["seconds_to_first_step"] - row["launch_seconds"] - 0.1
+    assert row["files_opened_by_a_rank"] > 1000
+    assert row["folders_listed_by_root"] == 2 + 2 * 100  # two splits of a hundred classes
+    assert row["folders_listed_by_others"] == 0
+    assert row["by_all_over_once"] == pytest.approx(row["listed_by_all_seconds"] / row["listed_once_seconds"])
+
+
 def bench_data(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/bench_data.py", "--batch-size", "2", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
