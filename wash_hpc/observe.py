@@ -34,6 +34,7 @@ from wash_hpc.parallel.world import World
 from wash_hpc.provenance import describe_run
 from wash_hpc.rates import PARTS, Rates
 from wash_hpc.skipped import SkippedFiles
+from wash_hpc.slurm import current_job, describe_restart
 from wash_hpc.startup import describe_start, slowest, start_clock
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
@@ -112,7 +113,9 @@ class Observer:
         self._progress.close()
 
     def say_start(self, notes: list[str]) -> None:
-        """Say what the start took, what members drew, what the method notes or warns of, and what others noted."""
+        """Say where and how the run starts: what that took, what members drew, what the method and others note."""
+        if self._last_logged:
+            self.say(f"continues from step {self._last_logged}{describe_restart(current_job())}")
         self.say(describe_start(self._start_seconds))
         drawn = describe_regularization(self._config, self._world.layout.num_members)
         if drawn:

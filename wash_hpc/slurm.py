@@ -124,6 +124,13 @@ def _is_rank_of_mpirun(environment: Mapping[str, str]) -> bool:
     return environment.get("PMI_SIZE", "") not in {"", environment["SLURM_STEP_NUM_TASKS"]}
 
 
+def describe_restart(job: SlurmJob | None) -> str:
+    """Which start of a job this is, to be put behind a sentence; nothing where it is the first, or no job."""
+    if job is None or not job.restart_count:
+        return ""
+    return f" (start {job.restart_count + 1} of Slurm's job {job.name})"
+
+
 def _number(environment: Mapping[str, str], name: str) -> int | None:
     value = environment.get(name, "")
     return int(value) if value else None

@@ -98,6 +98,7 @@ def test_a_job_that_gets_slurms_signal_is_queued_again_once_and_ends_as_if_nothi
     assert (job.state, job.num_restarts) == ("COMPLETED", 1), job.log
     assert job.log.count("run: stopped after step") == 1
     assert job.log.count(f"requeue: job {job_id} is back in the queue") == 1
+    assert f"(start 2 of Slurm's job {job_id})" in job.log
     assert "Traceback" not in job.log
     assert equal_weights(whole, run.folder)
     assert len(metrics_files(run.folder)) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wash_hpc.slurm import SlurmJob, current_job, find_lone_task, find_misfits
+from wash_hpc.slurm import SlurmJob, current_job, describe_restart, find_lone_task, find_misfits
 
 JOB = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_PROCID": "3", "SLURM_NTASKS": "4"}
 
@@ -100,3 +100,11 @@ def test_ranks_that_are_not_as_many_as_the_tasks_or_leave_nodes_empty_are_said()
     assert fewer.startswith("ranks: 4, tasks: 8; to start as many: mpirun -n 8")
     assert empty == "the ranks are on 1 host, and the job has 2"
     assert find_misfits(job, 16, 2)[0].startswith("ranks: 16, tasks: 8")
+
+
+def test_a_later_start_says_which_it_is_and_of_what():
+    assert describe_restart(None) == ""
+    assert describe_restart(current_job(JOB)) == ""
+    assert describe_restart(current_job(JOB | {"SLURM_RESTART_COUNT": "1"})) == " (start 2 of Slurm's job 42)"
+    task = {"SLURM_RESTART_COUNT": "1", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "2"}
+    assert describe_restart(current_job(JOB | task)) == " (start 2 of Slurm's job 40_2)"
