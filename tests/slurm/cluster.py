@@ -22,32 +22,12 @@ from typing import Any
 
 from tests.slurm import hosts
 from tests.slurm.configuration import NODES, clean_environment, configure
-from tests.slurm.processes import find_processes, kill_processes, spool_of, start_guard
-from tests.slurm.records import parse_records
-
-ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
-UP = {"IDLE", "MIXED", "ALLOCATED"}
+from tests.slurm.processes import find_processes, kill_processes, names_of, spool_of, start_guard
+from tests.slurm.records import ENDED, UP, Job, parse_records
 
 
 class ClusterError(AssertionError):
     """The cluster did not do what was asked of it; the message holds the end of every daemon's output."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job, or one task of a job array, that has ended.
-
-    Attributes:
-        state: such as COMPLETED or FAILED.
-        exit_code: of the batch script, as Slurm writes it: exit status, colon, signal.
-        num_restarts: how often Slurm started it anew.
-        log: what it wrote.
-    """
-
-    state: str
-    exit_code: str
-    num_restarts: int
-    log: str
 
 
 @dataclass
@@ -156,6 +136,13 @@ class Cluster:
     def log(self, job_id: str) -> str:
         """What a job has written so far; of an array, one task after the other."""
         return "".join(_read(Path(record["StdOut"])) for record in self.describe_tasks(job_id))
+
+    def wait_for_process(self, command: str, node: str) -> None:
+        """Wait until a process of this name (of which Linux keeps 15 letters) runs on a node.
+
+        A job is RUNNING before its srun has started anything. A signal to an srun that is about to may be lost.
+        """
+        self.wait_until(f"{command} on {node}", lambda: command in names_of(find_processes(self.folder, node)))
 
     def signal(self, job_id: str, name: str) -> None:
         """Send a signal (such as USR2) to the batch script alone, as `--signal=B:NAME@SECONDS` does in time.

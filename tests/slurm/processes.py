@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +55,15 @@ def find_processes(folder: Path, node: str = "*") -> list[int]:
             continue
         if is_ours:
             found.append(int(process.name))
+    return found
+
+
+def names_of(pids: Iterable[int]) -> set[str]:
+    """The names of the commands that these processes run."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):  # it has ended
+            found.add(Path(f"/proc/{pid}/comm").read_text().strip())
     return found
 
 

@@ -1,12 +1,32 @@
-"""What `scontrol show` prints, as dictionaries."""
+"""What `scontrol show` prints, as dictionaries, and what a test wants of it: how a job ended."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
+ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+UP = {"IDLE", "MIXED", "ALLOCATED"}
 FIELD = re.compile(r"(?<!\S)([A-Z][\w/:]*)=(\S*)")
 # The user's own words: they go on to the end of the line, whatever they look like.
 FREE_TEXT = re.compile(r"(?<!\S)(AdminComment|Command|Comment|JobName|StdErr|StdIn|StdOut|WorkDir)=(.*)$")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, or one task of a job array, that has ended.
+
+    Attributes:
+        state: such as COMPLETED or FAILED.
+        exit_code: of the batch script, as Slurm writes it: exit status, colon, signal.
+        num_restarts: how often Slurm started it anew.
+        log: what it wrote.
+    """
+
+    state: str
+    exit_code: str
+    num_restarts: int
+    log: str
 
 
 def parse_records(shown: str) -> list[dict[str, str]]:

@@ -25,8 +25,8 @@ ABANDONED = """\
 import sys, time
 from tests.slurm.cluster import running_cluster
 with running_cluster() as cluster:
-    job_id = cluster.submit(None, options=["--nodes=2", "--wrap=srun sleep 1000"])
-    cluster.wait_until("running job", lambda: cluster.states(job_id) == ["RUNNING"])
+    cluster.submit(None, options=["--nodes=2", "--wrap=srun sleep 1000"])
+    cluster.wait_for_process("sleep", "node2")
     print(cluster.folder, flush=True)
     time.sleep(1000)
 """
@@ -93,11 +93,10 @@ def test_the_users_own_words_in_a_record_are_not_taken_for_fields(cluster: Clust
 
 def test_a_signal_reaches_the_batch_script_and_no_other_process_of_the_job(cluster: Cluster, tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
-    script.write_text(
-        "#!/bin/bash\ntrap 'echo script has it; kill $!' USR2\nsrun sleep 1000 &\necho ready\nwait; wait\n"
-    )
+    script.write_text("#!/bin/bash\ntrap 'echo script has it; kill $!' USR2\nsrun sleep 1000 &\nwait; wait\n")
     job_id = cluster.submit(script, options=["--nodes=2"])
-    cluster.wait_until("ready script", lambda: "ready" in cluster.log(job_id))
+    for node in NODES:
+        cluster.wait_for_process("sleep", node)
     cluster.signal(job_id, "USR2")
     job = cluster.wait_for(job_id, 180)
     assert "script has it" in job.log
@@ -113,7 +112,7 @@ def test_a_job_whose_node_lost_its_power_starts_again_when_the_node_is_back(
         "#!/bin/bash\necho start ${SLURM_RESTART_COUNT:-0}\nsrun sleep $((SLURM_RESTART_COUNT ? 0 : 1000))\n"
     )
     job_id = cluster.submit(script, options=["--nodes=2", "--open-mode=append"])
-    cluster.wait_until("step on the node", lambda: is_running("sleep", find_processes(cluster.folder, node)))
+    cluster.wait_for_process("sleep", node)
     cluster.kill_node(node)
     assert find_processes(cluster.folder, node) == []
     cluster.wait_until("requeued job", lambda: cluster.states(job_id) == ["PENDING"])
@@ -127,7 +126,7 @@ def test_a_job_whose_node_lost_its_power_starts_again_when_the_node_is_back(
 
 def test_a_job_that_may_not_be_requeued_ends_with_its_node(cluster: Cluster) -> None:
     job_id = cluster.submit(None, options=["--nodes=2", "--no-requeue", "--wrap=srun sleep 1000"])
-    cluster.wait_until("step on the node", lambda: is_running("sleep", find_processes(cluster.folder, "node2")))
+    cluster.wait_for_process("sleep", "node2")
     cluster.kill_node("node2")
     job = cluster.wait_for(job_id, 180)
     cluster.start_node("node2")
@@ -154,8 +153,9 @@ def test_a_process_without_the_rights_is_told_what_keeps_it_from_making_hosts() 
 def test_the_end_of_a_cluster_ends_its_jobs_and_leaves_nothing(cluster: Cluster) -> None:
     before = traces()
     with running_cluster() as other:
-        job_id = other.submit(None, options=["--nodes=2", "--wrap=srun sleep 1000"])
-        other.wait_until("running job", lambda: other.states(job_id) == ["RUNNING"])
+        other.submit(None, options=["--nodes=2", "--wrap=srun sleep 1000"])
+        for node in NODES:
+            other.wait_for_process("sleep", node)
         assert len(find_processes(other.folder)) > len(other.daemons)
         its_networks = {hosts.network_of(pid) for pid in find_processes(other.folder)}
         assert len(its_networks) == (4 if other.separate_hosts else 1)
@@ -190,9 +190,3 @@ def test_a_daemon_that_ends_by_itself_is_named_and_its_output_shown() -> None:
         with pytest.raises(ClusterError, match=r"unlucky ended with status 3\n(?s:.*)no luck today"):
             other.wait_until("luck", lambda: False)
     assert not other.folder.exists()
-
-
-def is_running(command: str, pids: list[int]) -> bool:
-    """Whether one of the processes runs this command."""
-    names = [path.read_text().strip() for pid in pids if (path := Path(f"/proc/{pid}/comm")).exists()]
-    return command in names
