@@ -5,6 +5,8 @@ set -euo pipefail  # not before a site's modules: they and conda trip over unset
 
 stop() { echo "${SLURM_JOB_NAME:-${0##*/}}: $*" >&2; exit 2; }
 
+trap 'stop "the signal of the time limit came before the start; ask for more --time"' USR2
+
 [[ -n ${SLURM_JOB_ID:-} && -n ${SLURM_NTASKS:-} ]] || stop "this is a batch script; submit it with: sbatch slurm/${0##*/} [key=value ...]"
 
 profile=slurm/sites/$SITE.sh
@@ -14,7 +16,8 @@ set +eu
 source "$profile"
 set -eu
 export PATH=$VENV/bin:$PATH
-export SRUN_CPUS_PER_TASK=${SRUN_CPUS_PER_TASK:-${SLURM_CPUS_PER_TASK:-1}}  # srun does not take it over from sbatch by itself
+unset SRUN_CPUS_PER_TASK  # with it the daemons of mpirun, one a node, would be given the cores of one task
+[[ $LAUNCHER != srun* || -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not take it over from sbatch
 command -v wash-hpc >/dev/null || stop "there is no wash-hpc on PATH; name its environment: sbatch --export=ALL,VENV=/path/to/.venv ..."
 
 # launch COMMAND...: on all ranks. The signal that comes before the time limit (#SBATCH --signal=B:USR2) reaches this shell alone; it goes on to the
@@ -29,8 +32,10 @@ launch() {
     while true; do
         status=0
         wait "$pid" || status=$?
-        if ((status <= 128)) || ! kill -0 "$pid" 2>/dev/null; then return "$status"; fi  # else a signal has only ended the waiting
+        if ((status <= 128)) || ! kill -0 "$pid" 2>/dev/null; then break; fi  # else a signal has only ended the waiting
     done
+    trap : USR2
+    return "$status"
 }
 
 # train CONFIG KEY=VALUE...: continues the run of this name if there is one. Where it is stopped or lost, the job goes back into the queue if that

@@ -4,7 +4,7 @@
 #   sbatch --export=ALL,RUN=runs/imagenet_resnet50_wash slurm/evaluate.sh
 #   sbatch --export=ALL,RUN=runs/imagenet_resnet50_wash slurm/evaluate.sh --greedy data.path=/elsewhere/imagenet
 #
-# After a run that is still in the queue or going: sbatch --dependency=afterok:JOBID ...
+# After a run that is still in the queue or going: sbatch --dependency=afterok:JOBID ... (afterany, where that is a chain)
 
 #SBATCH --job-name=evaluate
 #SBATCH --nodes=1

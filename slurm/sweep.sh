@@ -50,7 +50,8 @@ if [[ -n ${SLURM_ARRAY_JOB_ID:-} && $task == "$SLURM_ARRAY_TASK_MIN" && ${SLURM_
     # shellcheck disable=SC2086  # several options
     sbatch --job-name="$NAME-summary" --dependency=afterany:"$SLURM_ARRAY_JOB_ID" --nodes=1 --ntasks=1 --output="slurm-%x-%j.out" \
         --partition="$SLURM_JOB_PARTITION" ${SLURM_JOB_ACCOUNT:+--account=$SLURM_JOB_ACCOUNT} $SUMMARY_OPTIONS \
-        --wrap="PATH='$PATH' python tools/summarize.py $folders --csv '$RUNS/$NAME.csv' --html '$RUNS/$NAME.html' | tee '$RUNS/$NAME.txt'"
+        --wrap="PATH='$PATH' python tools/summarize.py $folders --csv '$RUNS/$NAME.csv' --html '$RUNS/$NAME.html' | tee '$RUNS/$NAME.txt'" ||
+        echo "sweep: there will be no table; when all have finished: python tools/summarize.py $folders" >&2
 fi
 seed=${seeds[task / ${#values[@]}]}
 [[ $seed == own ]] || set -- run.seed="$seed" "$@"

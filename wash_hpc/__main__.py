@@ -11,6 +11,7 @@ from pathlib import Path
 from wash_hpc import __version__
 from wash_hpc.errors import WashError
 from wash_hpc.parallel import end_command, require_mpi, require_ranks, start_mpi
+from wash_hpc.signals import Signals
 from wash_hpc.usage import (
     DESCRIPTION,
     EXAMPLES,
@@ -27,7 +28,7 @@ from wash_hpc.usage import (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 something is broken, 2 the input was wrong."""
+    """Run one command and return its exit status, as `--help` lists them."""
     parser = _make_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse takes positional arguments in one piece; key=value may also stand behind an option.
@@ -52,10 +53,11 @@ def _train(options: argparse.Namespace) -> int:
         raise WashError(
             "train needs a configuration: wash-hpc train CONFIG [key=value ...]; there are some in configs/"
         )
-    require_ranks()
-    from wash_hpc.train import train
+    with Signals() as signals:  # from the first moment: MPI and torch may take minutes to start
+        require_ranks()
+        from wash_hpc.train import train
 
-    train(options.config, options.overrides)
+        train(options.config, options.overrides, signals)
     return 0
 
 

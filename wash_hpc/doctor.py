@@ -63,7 +63,7 @@ def examine(say: Callable[[str], object]) -> int:
     alone = None if comm is None else find_lone_task(os.environ, comm.size)
     job = current_job()
     if alone and job is not None and job.task > 0:  # task 0 says all of this; the others have no MPI to tell it theirs
-        return 1
+        return 0  # a failure here would have srun --kill-on-bad-exit end task 0, too
     if comm is None:
         checks = _list_checks(mpi)
     elif alone:

@@ -12,7 +12,7 @@ STATUS_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 class WashError(Exception):
-    """A user's mistake, said in one sentence; the command line prints it without a traceback and exits with 2.
+    """A user's mistake, said in one sentence; the command line prints it without a traceback and exits with `status`.
 
     Attributes:
         agreed: all ranks raise it together, so that none is left waiting.

@@ -197,7 +197,8 @@ class Observer:
         moved, sent = self._totals.moved_and_sent()
         every = self._config.log.consensus_every_steps
         distances = torch.full((len(self._member.flat.layers),), math.nan, dtype=torch.float64)
-        if step == self._num_steps or (every and step // every > self._last_logged // every):
+        due_before = (step - 1) // self._config.log.every_steps * self._config.log.every_steps  # also in another start
+        if step == self._num_steps or (every and step // every > due_before // every):
             distances = self._consensus_distance_per_layer()
         predictions, replicas = sums[:, 3], self._world.layout.num_replicas
         record = TrainRecord(

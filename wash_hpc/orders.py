@@ -66,7 +66,7 @@ class Orders:
         if step < self._next:
             return Order()
         now = time.monotonic()
-        save = self._world.is_root and (self._folder / SAVE).exists()
+        save = self._has(SAVE)
         seconds_a_step = (now - self._time) / (step - self._asked_at)
         said = np.array([save, _REASONS.index(self._reason()), seconds_a_step])
         said = self._world.highest(said)
@@ -85,4 +85,11 @@ class Orders:
     def _reason(self) -> str:
         if self._signals.received is not None:
             return self._signals.received.name
-        return STOP if self._world.is_root and (self._folder / STOP).exists() else ""
+        return STOP if self._has(STOP) else ""
+
+    def _has(self, name: str) -> bool:
+        """Whether the root sees such a file; a hiccup of the file system is no reason to stop a run."""
+        try:
+            return self._world.is_root and (self._folder / name).exists()
+        except OSError:
+            return False

@@ -68,8 +68,8 @@ def _run_rules(config: Config) -> list[Rule]:
         (
             "checkpoint.grace_seconds",
             config.checkpoint.grace_seconds,
-            config.checkpoint.grace_seconds >= 0,
-            "0 or more",
+            0 <= config.checkpoint.grace_seconds <= 1e6,
+            "0 to a million",
         ),
     ]
 

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wash_hpc.config import Config, load_config
-from wash_hpc.errors import STATUS_STOPPED, RunFolderError
+from wash_hpc.errors import STATUS_STOPPED, WashError
 from wash_hpc.slurm import SlurmJob, current_job
 from wash_hpc.storage.checkpoint import last_manifest
-from wash_hpc.storage.metrics import read_metrics
+from wash_hpc.storage.metrics import read_attributes
+from wash_hpc.storage.run_folder import STOP
 
-_FINAL = (2, STATUS_STOPPED)  # wrong input; stopped for good
+_WRONG_INPUT = 2
 _CHAIN = "submit it again to go on, or as a chain, sbatch --array=1-10%1 ..., which goes on by itself"
 
 
@@ -25,7 +26,8 @@ def requeue(file: Path, overrides: Sequence[str], status: int) -> tuple[list[str
 
     It is to go on where it was stopped because its time is over or another job needs its place, or where it was lost
     with a node or a rank; not where it has finished, met wrong input, or was stopped by a person. It is able to where
-    this start has left a checkpoint beyond the one from which it began. Outside of a job nothing is done.
+    this start has left a checkpoint beyond the one from which it began, which is not asked of a job that gives way.
+    Outside of a job nothing is done.
 
     Args:
         file: the run's configuration.
@@ -40,29 +42,43 @@ def requeue(file: Path, overrides: Sequence[str], status: int) -> tuple[list[str
         WashError: the configuration cannot be read.
     """
     job = current_job()
-    if job is None or (status in _FINAL and not (status == STATUS_STOPPED and _is_preempted(job))):
+    if job is None or status == _WRONG_INPUT:
         return [], status
-    config = load_config(file, overrides)
+    config, facts = load_config(file, overrides), _ask_slurm(job)
+    is_preempted = facts.get("PreemptTime", "None") != "None"
+    if status == STATUS_STOPPED and not is_preempted:
+        return [], status
     if status == 0:
         if (config.folder / "summary.json").is_file():
             return [], status
         status = 1  # mpirun ends with 0 where Slurm has ended one of its daemons
-    why_not = _why_stuck(config, job)
+    why_not = _why_not(config, job, facts, is_preempted)
     if why_not:
         return [f"requeue: job {job.name} does not go back into the queue: {why_not}"], status
-    done = _scontrol("requeue", job.name)
-    if done.returncode:
-        said = " ".join(done.stderr.split()) or f"scontrol ended with status {done.returncode}"
-        return [f"requeue: job {job.name} does not go back into the queue: {said}", f"requeue: {_CHAIN}"], status
+    if facts.get("JobState") != "PENDING":  # else Slurm has done it, for the same reason
+        done = _scontrol("requeue", job.name)
+        if done.returncode:
+            said = " ".join(done.stderr.split()) or f"scontrol ended with status {done.returncode}"
+            return [f"requeue: job {job.name} does not go back into the queue: {said}", f"requeue: {_CHAIN}"], status
     return [f"requeue: job {job.name} is back in the queue"], status
+
+
+def _why_not(config: Config, job: SlurmJob, facts: Mapping[str, str], is_preempted: bool) -> str:
+    """Why there should be no other start; empty: there should be."""
+    if facts.get("JobState") == "CANCELLED":
+        return "it was cancelled"
+    if (config.folder / STOP).exists():
+        return f"{config.folder / STOP} says that the run is to stop"
+    # To give way is no fault of the run's; and what ends by itself then Slurm does not bring back.
+    return "" if is_preempted else _why_stuck(config, job)
 
 
 def _why_stuck(config: Config, job: SlurmJob) -> str:
     """Why another start would come no further; empty: it would."""
     try:
         manifest = last_manifest(config.folder)
-        about: Mapping[str, object] = read_metrics(config.folder).attributes if manifest else {}
-    except RunFolderError as error:
+        about = read_attributes(config.folder) if manifest is not None else {}
+    except WashError as error:
         return str(error)
     if manifest is None:
         return f"{config.folder} holds no checkpoint"
@@ -73,10 +89,10 @@ def _why_stuck(config: Config, job: SlurmJob) -> str:
     return ""
 
 
-def _is_preempted(job: SlurmJob) -> bool:
-    """Whether Slurm takes the job's place for another; a job that ends by itself then is not queued again by Slurm."""
+def _ask_slurm(job: SlurmJob) -> dict[str, str]:
+    """What scontrol says of the job, by key; nothing where it cannot be asked."""
     words = _scontrol("--oneliner", "show", "job", job.name).stdout.split()
-    return any(word.startswith("PreemptTime=") and word != "PreemptTime=None" for word in words)
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:

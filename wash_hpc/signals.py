@@ -36,9 +36,11 @@ class Signals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._since = 0.0
+        self._for_good_since = 0.0
         self._grace_seconds = 0.0
         self._who = "this rank"
         self._before: dict[signal.Signals, object] = {}
+        self._is_watching = False
 
     def end_by_force_after(self, seconds: float, who: str) -> None:
         """Say how long after a signal the process may go on: a collective whose partner is gone waits for ever.
@@ -48,7 +50,7 @@ class Signals:
             who: this rank, as the message names it.
         """
         self._grace_seconds, self._who = seconds, who
-        if self._before:
+        if self._is_watching:
             self._writer.send(b"\0")  # the thread may be waiting without a limit: it is to look again
 
     def __enter__(self) -> Signals:
@@ -58,6 +60,7 @@ class Signals:
         self._writer.setblocking(False)
         caught = [number for number in AGAIN + FOR_GOOD if signal.getsignal(number) != Handlers.SIG_IGN]
         self._before = {number: signal.signal(number, lambda *_: None) for number in caught}
+        self._is_watching = True
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
@@ -65,8 +68,9 @@ class Signals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._before:
+        if not self._is_watching:
             return
+        self._is_watching = False
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
@@ -94,12 +98,16 @@ class Signals:
 
     def _note(self, number: signal.Signals) -> None:
         now = time.monotonic()
+        if number in FOR_GOOD and self.received in FOR_GOOD:
+            if now - self._for_good_since > _SECONDS_OF_ONE_REQUEST:
+                _exit(f"{self._who}: a second {number.name}: ends at once", 128 + number)
+            return
         if self.received is None:
-            self.received, self._since = number, now
-        elif number in FOR_GOOD and self.received not in FOR_GOOD:
+            self._since = now
+        if number in FOR_GOOD:
+            self._for_good_since = now
+        if self.received is None or number in FOR_GOOD:
             self.received = number
-        elif number in FOR_GOOD and now - self._since > _SECONDS_OF_ONE_REQUEST:
-            _exit(f"{self._who}: a second {number.name}: ends at once", 128 + number)
 
     def _end_by_force(self) -> None:
         assert self.received is not None

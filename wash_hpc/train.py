@@ -56,12 +56,13 @@ from wash_hpc.storage.summary import Summary
 from wash_hpc.totals import Totals
 
 
-def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
+def train(file: str | Path, overrides: Sequence[str] = (), signals: Signals | None = None) -> Summary:
     """Train an ensemble, judge it and leave a run folder. Collective over MPI_COMM_WORLD.
 
     Args:
         file: a configuration.
         overrides: `key=value` arguments.
+        signals: that may stop the run; whoever gives them has entered their block. None: it heeds none.
 
     Returns:
         The run's summary, on every rank.
@@ -70,16 +71,15 @@ def train(file: str | Path, overrides: Sequence[str] = ()) -> Summary:
         WashError: a mistake of the user's, on all ranks before anything is written.
         StoppedError: a signal or the file STOP came; a checkpoint is written. On all ranks.
     """
-    with Signals() as signals:
-        comm = start_mpi()
-        config = on_root(comm, lambda: load_config(file, overrides))
-        finished = on_root(comm, lambda: find_finished(config))
-        start_clock.ended("configuration")
-        if finished is None:
-            return _train(set_up(comm, config), config, signals)
-        if comm.rank == 0:
-            say(f"{config.run.name}: has finished before; nothing is left to do, the results are in {config.folder}")
-        return finished
+    comm = start_mpi()
+    config = on_root(comm, lambda: load_config(file, overrides))
+    finished = on_root(comm, lambda: find_finished(config))
+    start_clock.ended("configuration")
+    if finished is None:
+        return _train(set_up(comm, config), config, signals or Signals())
+    if comm.rank == 0:
+        say(f"{config.run.name}: has finished before; nothing is left to do, the results are in {config.folder}")
+    return finished
 
 
 def _train(setup: Setup, config: Config, signals: Signals) -> Summary:

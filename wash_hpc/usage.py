@@ -17,7 +17,8 @@ on a cluster:
   sbatch slurm/imagenet_resnet50.sh
 
 exit status: 0 done; 1 an internal error, or doctor found something broken; 2 wrong input, said in one sentence;
-3 stopped before its end by SIGINT, SIGTERM or the file STOP; 75 by SIGUSR1 or SIGUSR2, to be started again."""
+3 stopped before its end by SIGINT, SIGTERM or the file STOP; 75 by SIGUSR1 or SIGUSR2, to be started again; 130, 143
+ended at once by a second SIGINT or SIGTERM, or by force after checkpoint.grace_seconds."""
 
 TRAIN = """\
 Train the ensemble that CONFIG describes and leave a run folder (run.dir/run.name) with its configuration, metrics,

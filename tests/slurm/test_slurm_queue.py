@@ -176,15 +176,13 @@ def test_a_node_that_is_lost_ends_the_job_soon_and_the_next_start_goes_on_from_t
 def test_a_job_that_gives_way_to_another_goes_on_after_it(
     cluster: Cluster, whole: Path, tmp_path: Path, launcher: str
 ) -> None:
-    run = Submitted(
-        cluster, tmp_path, "run", "checkpoint.every_steps=20", **({"LAUNCHER": launcher} if launcher else {})
-    )
+    run = Submitted(cluster, tmp_path, "run", **({"LAUNCHER": launcher} if launcher else {}))
     job_id = run.submit()
-    run.wait_for_checkpoint()
+    run.wait_for_record()
     urgent = cluster.submit(None, options=["--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 5"])
     assert cluster.wait_for(urgent, 60).state == "COMPLETED"
     job = cluster.wait_for(job_id, 180)
     assert (job.state, job.num_restarts) == ("COMPLETED", 1), job.log
     assert equal_weights(whole, run.folder)
-    if launcher:  # mpirun ends its ranks a second after SIGTERM: then the last checkpoint is what there is
+    if launcher:  # mpirun ends its ranks a second after SIGTERM: then the last checkpoint counts, and here is none
         assert job.log.count("by SIGTERM; its checkpoint is written") == 1, job.log

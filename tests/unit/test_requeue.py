@@ -109,3 +109,40 @@ def test_a_task_of_an_array_is_named_as_such_since_its_id_may_stand_for_the_arra
     start(tmp_path, 0)
     checkpoint(tmp_path, 5)
     assert ask(tmp_path, 75)[0].startswith("requeue: job 42_3 does not go back into the queue: no such thing here")
+
+
+@pytest.mark.usefixtures("in_job_42")
+def test_a_file_stop_and_metrics_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    start(tmp_path, 0)
+    checkpoint(tmp_path, 5)
+    (tmp_path / "run/STOP").touch()
+    assert ask(tmp_path, 143)[0].endswith("STOP says that the run is to stop")
+    (tmp_path / "run/STOP").unlink()
+    (tmp_path / "run/metrics/0001.h5").write_bytes(b"cut short")
+    assert "0001.h5: not readable as metrics" in ask(tmp_path, 75)[0]
+
+
+@pytest.mark.usefixtures("in_job_42")
+def test_an_older_file_of_metrics_that_cannot_be_read_is_not_asked(tmp_path: Path) -> None:
+    start(tmp_path, 0, restart_count=0)
+    start(tmp_path, 0)
+    checkpoint(tmp_path, 5)
+    (tmp_path / "run/metrics/0000.h5").write_bytes(b"cut short")
+    assert ask(tmp_path, 75)[0].endswith("no such thing here")
+
+
+@pytest.mark.usefixtures("in_job_42")
+@pytest.mark.parametrize(
+    ("facts", "status", "answer"),
+    [
+        ("JobState=CANCELLED PreemptTime=None", 143, "does not go back into the queue: it was cancelled"),
+        ("JobState=RUNNING PreemptTime=2026-01-01T00:00:00", 3, "job 42 is back in the queue"),
+        ("JobState=RUNNING PreemptTime=2026-01-01T00:00:00", 137, "job 42 is back in the queue"),
+        ("JobState=PENDING PreemptTime=2026-01-01T00:00:00", 1, "job 42 is back in the queue"),
+    ],
+    ids=["cancelled", "preempted and stopped", "preempted and killed", "brought back by Slurm"],
+)
+def test_what_slurm_says_of_the_job_counts(tmp_path: Path, facts: str, status: int, answer: str) -> None:
+    answers = f'case "$*" in *requeue*) exit {int("PENDING" in facts)};; *) echo "JobId=42 {facts}";; esac'
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{answers}\n")
+    assert ask(tmp_path, status)[0].endswith(answer)

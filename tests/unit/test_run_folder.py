@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from wash_hpc.config import Config, load_config
-from wash_hpc.errors import RunFolderError
-from wash_hpc.storage.run_folder import changed_keys, create_folder, find_start
+from wash_hpc.errors import RunFolderError, StoppedError
+from wash_hpc.storage.run_folder import changed_keys, create_folder, find_finished, find_start
+
+# The least that a summary holds.
+SUMMARY = {
+    "name": "run",
+    "method": "wash",
+    "num_members": 2,
+    "num_replicas": 1,
+    "seed": 0,
+    "steps": 8,
+    "epochs": 1.0,
+    "samples_seen": 64,
+    "num_parameters": 10,
+    "mean_member_accuracy": 0.5,
+    "best_member_accuracy": 0.5,
+    "ensemble_accuracy": 0.5,
+    "soup_accuracy": 0.5,
+    "soup_accuracy_raw": 0.5,
+    "greedy_soup_accuracy": None,
+    "consensus_distance": 0.1,
+    "bytes_sent_per_member": 8,
+    "wall_seconds": 1.0,
+    "images_per_second_per_member": 64.0,
+}
 
 
 def config_in(folder, *overrides: str) -> Config:
@@ -48,3 +73,25 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match="cannot be made"):
         create_folder(config_in(tmp_path / "file"))
+
+
+def test_a_run_has_finished_whatever_it_is_made_by_but_not_where_its_result_may_differ(tmp_path):
+    create_folder(config_in(tmp_path))
+    assert find_finished(config_in(tmp_path, "checkpoint.resume=auto")) is None
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(SUMMARY))
+    for same in ("data.workers=7", "data.path=/elsewhere", "parallel.reducer=mpi", "log.every_steps=3"):
+        finished = find_finished(config_in(tmp_path, "checkpoint.resume=auto", same))
+        assert finished is not None
+        assert finished.soup_accuracy == 0.5
+    assert find_finished(config_in(tmp_path, "checkpoint.resume=auto", "train.epochs=7")) is None
+    assert find_finished(config_in(tmp_path)) is None
+
+
+def test_a_file_stop_keeps_a_run_from_starting_until_it_is_removed(tmp_path):
+    create_folder(config_in(tmp_path))
+    (tmp_path / "run" / "STOP").touch()
+    with pytest.raises(StoppedError, match="STOP: this file says that the run is to stop") as stopped:
+        find_start(config_in(tmp_path, "checkpoint.resume=auto"))
+    assert stopped.value.status == 3
+    (tmp_path / "run" / "STOP").unlink()
+    assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) is None

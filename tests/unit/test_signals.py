@@ -120,3 +120,14 @@ def test_two_signals_of_one_request_count_once() -> None:
     _, said = process.communicate(timeout=20)
     assert "SIGTERM came 2 s ago" in said
     assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_the_end_for_good_is_timed_from_when_it_was_first_asked_for() -> None:
+    process = start_waiting("4")
+    process.send_signal(signal.SIGUSR2)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert "SIGTERM came 4 s ago" in said

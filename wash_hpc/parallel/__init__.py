@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from wash_hpc.startup import start_clock
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+SECONDS_FOR_TASK_0 = 10.0  # to say what all tasks know, before srun --kill-on-bad-exit ends it with them
 INSTALL_MPI = "pip install 'wash_hpc[mpi]'"
 
 
@@ -47,6 +49,7 @@ def require_ranks() -> None:
         return
     job = current_job()
     if job is not None and job.task > 0:
+        time.sleep(SECONDS_FOR_TASK_0)
         sys.exit(2)
     raise WorldError(alone)
 

@@ -84,9 +84,13 @@ def _find_shared_cores(seats: Sequence[Seat], host: int) -> str | None:
 
 def name_ranks(ranks: Sequence[int]) -> str:
     """`rank 3`, or `ranks 0, 1, 2`; of many the first ones and how many more."""
-    named = ", ".join(map(str, ranks[:_MOST_NAMED]))
-    more = f" and {len(ranks) - _MOST_NAMED} more" if len(ranks) > _MOST_NAMED else ""
-    return f"rank{'s' * (len(ranks) != 1)} {named}{more}"
+    return f"rank{'s' * (len(ranks) != 1)} {list_first(ranks)}"
+
+
+def list_first(names: Sequence[object]) -> str:
+    """The first names or numbers of a list, and how many more there are: a job may have thousands of ranks."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(str, names[:_MOST_NAMED])) + more
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ Owns mpi4py's communicators. What is exchanged over them is the business of `exc
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -22,13 +23,12 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from wash_hpc.errors import StoppedError, WashError, WorldError
+from wash_hpc.errors import ConfigError, StoppedError, WashError, WorldError
 from wash_hpc.parallel.layout import Layout
+from wash_hpc.parallel.placement import list_first
 
 T = TypeVar("T")
 Comm = MPI.Intracomm
-
-MOST_NAMES = 8  # of ranks or hosts in a sentence: a job may have thousands
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ def who_said(ranks: Sequence[int], hosts: Sequence[str]) -> str:
     if len(ranks) == len(hosts):
         return ""
     names = list(dict.fromkeys(hosts[rank] for rank in ranks))
-    where = "" if set(names) == set(hosts) else f", on {_listed(names)}"
-    return f" (said rank {_listed(list(map(str, ranks)))} of {len(hosts)}{where})"
+    where = "" if set(names) == set(hosts) else f", on {list_first(names)}"
+    return f" (said rank {list_first(ranks)} of {len(hosts)}{where})"
 
 
 def on_root(comm: Comm, make: Callable[[], T], says_host: bool = False) -> T:
@@ -217,7 +217,8 @@ def on_root(comm: Comm, make: Callable[[], T], says_host: bool = False) -> T:
             mistake = error
     result, mistake = comm.bcast((result, mistake))
     if mistake is not None:
-        hosts = comm.allgather(socket.gethostname()) if says_host else []
+        is_everywhere = isinstance(mistake, ConfigError)
+        hosts = comm.allgather(socket.gethostname()) if says_host and not is_everywhere else []
         raise _agreed(_with(mistake, who_said([0], hosts) if len(set(hosts)) > 1 else ""))
     return cast(T, result)
 
@@ -237,17 +238,13 @@ def end_for(error: WashError) -> NoReturn:
         sys.stderr.flush()
     if not error.agreed and comm.size > 1:
         comm.Abort(error.status)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # srun --kill-on-bad-exit sends it to those that are a moment later
     sys.exit(error.status)
 
 
 def _let_lower_ranks_speak_first(rank: int) -> None:
     """Wait a little longer the higher the rank: the first to abort ends the rest, so an error is printed once."""
     time.sleep(min(rank, 8) * 0.5)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _with(error: WashError, addition: str) -> WashError:

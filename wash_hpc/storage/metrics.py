@@ -209,6 +209,18 @@ def read_metrics(folder: Path) -> Metrics:
     return _join(parts)
 
 
+def read_attributes(folder: Path) -> Mapping[str, Attribute]:
+    """What a run's last start wrote about itself; no older file is looked at.
+
+    Raises:
+        RunFolderError, MetricsError, MissingDependencyError: as `read_metrics`.
+    """
+    files = metrics_files(folder)
+    if not files:
+        raise RunFolderError(f"{folder}: holds no metrics (metrics/0000.h5)")
+    return _read_file(import_h5py(), files[-1]).attributes
+
+
 def _read_file(h5py: Any, path: Path) -> Metrics:
     try:
         with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:

@@ -14,6 +14,9 @@ from wash_hpc.storage.summary import Summary, read_summary
 STOP = "STOP"  # a file that a user puts into the folder: stop after this step with a checkpoint, and do not start again
 SAVE = "SAVE"  # likewise: write a checkpoint, and go on
 
+# Keys that say where and by what means a run is made, by their beginnings.
+_CHANGE_NO_RESULT = ("parallel.", "run.threads", "data.path", "data.workers", "data.prefetch", "data.decoder_size_hint")
+
 
 def find_start(config: Config) -> Manifest | None:
     """From which checkpoint a run continues; None for a fresh start. Touches nothing.
@@ -39,7 +42,7 @@ def find_start(config: Config) -> Manifest | None:
 def find_finished(config: Config) -> Summary | None:
     """What the run came to where it has finished and `checkpoint.resume` would have it go on; else None.
 
-    A run that is to differ, by more than how often things are written down, has not finished.
+    A run that is to come to something else has not finished: where keys differ that may change a result.
 
     Raises:
         WashError: the files of the folder cannot be read.
@@ -47,7 +50,9 @@ def find_finished(config: Config) -> Summary | None:
     folder = config.folder
     if config.checkpoint.resume == "never" or not (folder / "summary.json").is_file():
         return None
-    return None if changed_keys(load_run_config(folder), config) else read_summary(folder)
+    changed = changed_keys(load_run_config(folder), config)
+    is_same = all(change.startswith(_CHANGE_NO_RESULT) for change in changed)
+    return read_summary(folder) if is_same else None
 
 
 def create_folder(config: Config) -> list[str]:
