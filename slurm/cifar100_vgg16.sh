@@ -27,9 +27,8 @@ SITE=${SITE:-wheel}              # slurm/sites/: wheel openmpi_ucx mpich cray_mp
 VENV=${VENV:-$PWD/.venv}         # the environment that has wash-hpc
 # ======== to here
 
-METHOD=${METHOD:-wash}
 DATA=${DATA:-data}               # the folder that torchvision downloads to, the one that holds cifar-100-python
-CONFIG=${CONFIG:-configs/cifar100_vgg16_$METHOD.yaml}
+CONFIG=${CONFIG:-configs/cifar100_vgg16_${METHOD:-wash}.yaml}
 
 # shellcheck source=slurm/common.sh
 source slurm/common.sh || { echo "submit it from the folder that holds slurm/ and configs/" >&2; exit 2; }

@@ -15,10 +15,11 @@ set +eu
 # shellcheck source=slurm/sites/wheel.sh
 source "$profile"
 set -eu
+[[ -x $VENV/bin/wash-hpc ]] || stop "VENV=$VENV has no bin/wash-hpc; name the environment: sbatch --export=ALL,VENV=/path/to/.venv ..."
 export PATH=$VENV/bin:$PATH
+command -v "${LAUNCHER%% *}" >/dev/null || stop "LAUNCHER=$LAUNCHER: there is no such command on PATH"
 unset SRUN_CPUS_PER_TASK  # with it the daemons of mpirun, one a node, would be given the cores of one task
 [[ $LAUNCHER != srun* || -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not take it over from sbatch
-command -v wash-hpc >/dev/null || stop "there is no wash-hpc on PATH; name its environment: sbatch --export=ALL,VENV=/path/to/.venv ..."
 
 # launch COMMAND...: on all ranks. The signal that comes before the time limit (#SBATCH --signal=B:USR2) reaches this shell alone; it goes on to the
 # launcher, and by it to all ranks, which stop together with a checkpoint.
@@ -42,6 +43,8 @@ launch() {
 # helps (wash-hpc requeue --help); where a job may not, the next one of a chain goes on: sbatch --array=1-10%1 ...
 train() {
     local status=0
+    [[ -f $1 ]] || stop "CONFIG=$1: there is no such file; METHOD is the end of a name in configs/"
+    [[ -z ${METHOD:-} || $1 == *_"$METHOD".yaml ]] || stop "METHOD=$METHOD and CONFIG=$1 are different: set one of them"
     set -- "$1" checkpoint.resume=auto "${@:2}"
     launch wash-hpc train "$@" || status=$?
     wash-hpc requeue --status "$status" "$@"  # also after 0, with which mpirun may end a run that has lost a node

@@ -28,4 +28,5 @@ RUN=${RUN:-}                     # a run's folder
 source slurm/common.sh || { echo "submit it from the folder that holds slurm/ and configs/" >&2; exit 2; }
 
 [[ -n $RUN ]] || stop "RUN is not set; name a run's folder: sbatch --export=ALL,RUN=runs/NAME slurm/evaluate.sh"
+[[ -d $RUN ]] || stop "RUN=$RUN: there is no such folder"
 launch wash-hpc evaluate "$RUN" "$@"

@@ -29,9 +29,8 @@ VENV=${VENV:-$PWD/.venv}         # the environment that has wash-hpc
 # ======== to here
 
 MEMBERS=${MEMBERS:-4}
-METHOD=${METHOD:-wash}
 DATA=${DATA:-data/imagenet}
-CONFIG=${CONFIG:-configs/imagenet_resnet50_$METHOD.yaml}
+CONFIG=${CONFIG:-configs/imagenet_resnet50_${METHOD:-wash}.yaml}
 WORKERS=${WORKERS:-${SLURM_CPUS_PER_TASK:-8}}
 
 # shellcheck source=slurm/common.sh

@@ -31,7 +31,9 @@ run=smoke-$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
 echo "smoke: 1/3 what MPI, Horovod, DALI, HDF5 and the GPUs can do (wash-hpc doctor)"
 launch wash-hpc doctor || stop "something is broken, see above"
 echo "smoke: 2/3 training with WASH"
-launch wash-hpc train configs/smoke.yaml run.dir="$RUNS" run.name="$run" "$@" || stop "training failed, see above"
+device=cuda
+[[ ${SLURM_GPUS_ON_NODE:-0} != 0 ]] || device=cpu
+launch wash-hpc train configs/smoke.yaml run.dir="$RUNS" run.name="$run" parallel.device="$device" "$@" || stop "training failed, see above"
 echo "smoke: 3/3 judging what has been written, and the table"
 launch wash-hpc evaluate "$RUNS/$run" || stop "judging failed, see above"
 python tools/summarize.py "$RUNS/$run"

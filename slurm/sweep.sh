@@ -6,6 +6,7 @@
 #   sbatch --array=0-3 --export=ALL,KEY=method.name,VALUES="wash papa sparta independent",SEEDS=0 slurm/sweep.sh
 #   sbatch --array=0-4%2 --export=ALL,KEY=run.seed,VALUES="0 1 2 3 4",SEEDS=,NAME=seeds slurm/sweep.sh train.epochs=100   # two at a time
 #
+# Values with commas do not get through --export: export VALUES="[0,1] [0.5]"; sbatch slurm/sweep.sh
 # The first task submits a job that waits for all of them and writes runs/NAME.txt, .csv and .html, of those that have finished; it names the others.
 
 #SBATCH --job-name=sweep

@@ -69,7 +69,29 @@ def test_a_script_says_when_the_environment_has_no_wash_hpc(script: Path, tmp_pa
     done = run(["bash", script], VENV=str(tmp_path), **IN_A_JOB)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "there is no wash-hpc on PATH" in done.stderr
+    assert f"VENV={tmp_path} has no bin/wash-hpc" in done.stderr
+
+
+def test_a_launcher_that_is_not_there_is_named(echo: dict[str, str]) -> None:
+    done = run(["bash", ROOT / "slurm/smoke.sh"], **{**echo, "LAUNCHER": "srum --mpi=pmix"})
+    assert done.returncode == 2
+    assert done.stderr == "smoke.sh: LAUNCHER=srum --mpi=pmix: there is no such command on PATH\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"METHOD": "wahs"}, "CONFIG=configs/imagenet_resnet50_wahs.yaml: there is no such file; METHOD is the end"),
+        ({"METHOD": "wash", "CONFIG": "configs/smoke.yaml"}, "METHOD=wash and CONFIG=configs/smoke.yaml are different"),
+    ],
+)
+def test_what_is_misspelt_is_said_before_ranks_are_launched(
+    echo: dict[str, str], settings: dict[str, str], says: str
+) -> None:
+    done = run(["bash", ROOT / "slurm/imagenet_resnet50.sh"], **echo, **settings)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stdout == ""
 
 
 def test_a_site_that_has_no_profile_is_told_which_there_are() -> None:
@@ -113,11 +135,11 @@ def launched(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_tasks_of_a_sweep_are_all_pairs_of_values_and_seeds(echo: dict[str, str]) -> None:
-    settings = {**echo, "KEY": "method.name", "VALUES": "wash papa", "SEEDS": "3 4", "CONFIG": "c.yaml"}
+    settings = {**echo, "KEY": "method.name", "VALUES": "wash papa", "SEEDS": "3 4", "CONFIG": "configs/smoke.yaml"}
     for task, (seed, name) in enumerate([(3, "wash"), (3, "papa"), (4, "wash"), (4, "papa")]):
         done = run(["bash", ROOT / "slurm/sweep.sh", "a=b"], SLURM_ARRAY_TASK_ID=str(task), **settings)
         assert launched(done) == (
-            f"c.yaml checkpoint.resume=auto run.seed={seed} a=b method.name={name} run.dir=runs "
+            f"configs/smoke.yaml checkpoint.resume=auto run.seed={seed} a=b method.name={name} run.dir=runs "
             f"run.name=sweep-{task}-{name}-seed_{seed}"
         )
 
@@ -144,3 +166,6 @@ def test_evaluate_says_that_it_needs_a_run(echo: dict[str, str]) -> None:
     done = run(["bash", ROOT / "slurm/evaluate.sh"], **echo)
     assert done.returncode == 2
     assert "RUN is not set" in done.stderr
+    done = run(["bash", ROOT / "slurm/evaluate.sh"], RUN="nosuch", **echo)
+    assert done.returncode == 2
+    assert "RUN=nosuch: there is no such folder" in done.stderr

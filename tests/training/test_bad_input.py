@@ -222,6 +222,13 @@ def test_continuing_as_another_run_is_refused_on_all_ranks_and_leaves_the_run_as
     run = [*TINY, f"run.dir={folder}", "run.name=run", "checkpoint.every_steps=4"]
     train(None, run)
     written = (folder / "run" / "config.yaml").read_text()
+    comm.Barrier()
+    with pytest.raises(WashError, match="has finished with other values") as finished:
+        train(None, [*run, "checkpoint.resume=auto", "method.p=0.9"])
+    assert finished.value.agreed
+    if comm.rank == 0:
+        (folder / "run" / "summary.json").unlink()  # as if it had not finished
+    comm.Barrier()
     for changed, says in [
         ("run.seed=5", "run.seed=5"),
         ("optimizer.name=adam", "optimizer.name=adam"),
@@ -235,7 +242,7 @@ def test_continuing_as_another_run_is_refused_on_all_ranks_and_leaves_the_run_as
         assert raised.value.agreed
     comm.Barrier()
     assert (folder / "run" / "config.yaml").read_text() == written
-    assert (folder / "run" / "summary.json").exists()
+    assert (folder / "run" / "members").is_dir()
 
 
 HIDDEN = """

@@ -83,7 +83,11 @@ def test_a_run_has_finished_whatever_it_is_made_by_but_not_where_its_result_may_
         finished = find_finished(config_in(tmp_path, "checkpoint.resume=auto", same))
         assert finished is not None
         assert finished.soup_accuracy == 0.5
-    assert find_finished(config_in(tmp_path, "checkpoint.resume=auto", "train.epochs=7")) is None
+    for other in ("train.epochs=7", "method.p=0.5"):  # the first for want of a checkpoint
+        with pytest.raises(
+            RunFolderError, match=r"run has finished with other values \(.* -> .*; nothing was touched\)"
+        ):
+            find_finished(config_in(tmp_path, "checkpoint.resume=auto", other))
     assert find_finished(config_in(tmp_path)) is None
 
 

@@ -184,7 +184,7 @@ def _room_for(file: Any, num_bytes: int) -> Iterator[None]:
     os.ftruncate(descriptor, file.id.get_filesize())
 
 
-def read_metrics(folder: Path) -> Metrics:
+def read_metrics(folder: str | Path) -> Metrics:
     """All records of a run, while it is being written or after; changes nothing.
 
     A start that continued from step s (its attribute `first_step`) replaces all earlier records after s. NaN rows are
@@ -198,7 +198,7 @@ def read_metrics(folder: Path) -> Metrics:
         MetricsError: a file is unreadable, or does not fit the first one; it is named.
         MissingDependencyError: h5py is not installed.
     """
-    files = metrics_files(folder)
+    files = metrics_files(Path(folder))
     if not files:
         raise RunFolderError(f"{folder}: holds no metrics (metrics/0000.h5)")
     h5py = import_h5py()

@@ -16,6 +16,7 @@ SAVE = "SAVE"  # likewise: write a checkpoint, and go on
 
 # Keys that say where and by what means a run is made, by their beginnings.
 _CHANGE_NO_RESULT = ("parallel.", "run.threads", "data.path", "data.workers", "data.prefetch", "data.decoder_size_hint")
+_LENGTH = ("train.steps", "train.epochs")
 
 
 def find_start(config: Config) -> Manifest | None:
@@ -42,17 +43,27 @@ def find_start(config: Config) -> Manifest | None:
 def find_finished(config: Config) -> Summary | None:
     """What the run came to where it has finished and `checkpoint.resume` would have it go on; else None.
 
-    A run that is to come to something else has not finished: where keys differ that may change a result.
+    A run that is to be longer, and has a checkpoint to go on from, has not finished.
 
     Raises:
+        RunFolderError: it has, and other keys differ that may change a result: under its old name it would be lost, or
+            what it came to would be laid to values that it was not trained with.
         WashError: the files of the folder cannot be read.
     """
     folder = config.folder
     if config.checkpoint.resume == "never" or not (folder / "summary.json").is_file():
         return None
-    changed = changed_keys(load_run_config(folder), config)
-    is_same = all(change.startswith(_CHANGE_NO_RESULT) for change in changed)
-    return read_summary(folder) if is_same else None
+    changed = [
+        change for change in changed_keys(load_run_config(folder), config) if not change.startswith(_CHANGE_NO_RESULT)
+    ]
+    if not changed:
+        return read_summary(folder)
+    if any(change.startswith(_LENGTH) for change in changed) and last_manifest(folder) is not None:
+        return None
+    raise RunFolderError(
+        f"{folder} has finished with other values ({', '.join(changed)}; nothing was touched): "
+        "choose another run.name, or remove the folder"
+    )
 
 
 def create_folder(config: Config) -> list[str]:
