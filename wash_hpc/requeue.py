@@ -44,14 +44,15 @@ def requeue(file: Path, overrides: Sequence[str], status: int) -> tuple[list[str
     job = current_job()
     if job is None or status == _WRONG_INPUT:
         return [], status
-    config, facts = load_config(file, overrides), _ask_slurm(job)
-    is_preempted = facts.get("PreemptTime", "None") != "None"
-    if status == STATUS_STOPPED and not is_preempted:
-        return [], status
+    config = load_config(file, overrides)
     if status == 0:
         if (config.folder / "summary.json").is_file():
             return [], status
         status = 1  # mpirun ends with 0 where Slurm has ended one of its daemons
+    facts = _ask_slurm(job)
+    is_preempted = facts.get("PreemptTime", "None") != "None"
+    if status == STATUS_STOPPED and not is_preempted:
+        return [], status
     why_not = _why_not(config, job, facts, is_preempted)
     if why_not:
         return [f"requeue: job {job.name} does not go back into the queue: {why_not}"], status

@@ -13,12 +13,14 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from signal import Handlers
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from wash_hpc.errors import STATUS_AGAIN
 
 AGAIN = (signal.SIGUSR1, signal.SIGUSR2)  # the time is over: the run is to be started again
+Handler = Callable[[int, FrameType | None], object] | int | Handlers | None
 FOR_GOOD = (signal.SIGINT, signal.SIGTERM)  # somebody wants it to end
 _SECONDS_OF_ONE_REQUEST = 1.0  # scancel may reach a rank twice, by its launcher and by Slurm; a person takes longer
 
@@ -39,7 +41,7 @@ class Signals:
         self._for_good_since = 0.0
         self._grace_seconds = 0.0
         self._who = "this rank"
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, Handler] = {}
         self._is_watching = False
 
     def end_by_force_after(self, seconds: float, who: str) -> None:
@@ -73,7 +75,7 @@ class Signals:
         self._is_watching = False
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave is what it takes
+            signal.signal(number, handler)
         self._before = {}
         self._writer.close()  # ends the thread
 

@@ -15,6 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 _forms: list[str] = []
 
 
+@pytest.fixture(autouse=True)
+def _in_the_folder_of_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Two idle nodes. Where there is no slurmctld its tests were skipped; one that does not start is a failure."""

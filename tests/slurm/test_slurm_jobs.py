@@ -13,15 +13,12 @@ import pytest
 
 from tests.slurm.cluster import Cluster, ClusterError
 from tests.slurm.configuration import NODES
-from tests.slurm.jobs import ROOT, SCRIPT, TINY, settings_on
+from tests.slurm.jobs import SCRIPT, TINY, settings_on
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
-def test_a_job_on_two_nodes_trains_to_its_summary(
-    cluster: Cluster, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
+def test_a_job_on_two_nodes_trains_to_its_summary(cluster: Cluster, digits: Path, tmp_path: Path) -> None:
     job = cluster.run(
         SCRIPT,
         [*TINY, f"run.dir={tmp_path}", "run.name=two_nodes", "method.p=0.01"],
@@ -42,9 +39,8 @@ def test_a_job_on_two_nodes_trains_to_its_summary(
 
 
 def test_srun_starts_the_ranks_and_horovod_averages_gradients_between_the_nodes(
-    cluster: Cluster, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, digits: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(ROOT)
     job = cluster.run(
         SCRIPT,
         [*TINY, f"run.dir={tmp_path}", "run.name=by_srun", "method.p=0.01", "parallel.reducer=horovod"],
@@ -63,9 +59,8 @@ def test_srun_starts_the_ranks_and_horovod_averages_gradients_between_the_nodes(
 
 
 def test_tasks_that_are_no_multiple_of_the_members_end_the_job_with_a_sentence(
-    cluster: Cluster, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, digits: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(ROOT)
     job = cluster.run(
         SCRIPT,
         [*TINY, f"run.dir={tmp_path}", "run.name=three_tasks"],
@@ -106,11 +101,10 @@ def hosts_of(cluster: Cluster) -> set[str]:
 
 
 def test_data_that_one_node_lacks_end_the_job_with_a_sentence_that_names_the_node(
-    cluster: Cluster, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, digits: Path, tmp_path: Path
 ) -> None:
     if not cluster.separate_hosts:
         pytest.skip(f"nodes that share one file system have the same data: {cluster.form}")
-    monkeypatch.chdir(ROOT)
     copy = tmp_path / "digits"
     shutil.copytree(digits, copy)
     cluster.hide("node2", copy)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.jobs import ROOT, SCRIPT, TINY, settings_on
+from tests.slurm.jobs import SCRIPT, TINY, settings_on
 from tests.support import equal_weights
 from wash_hpc.storage.checkpoint import last_manifest
 from wash_hpc.storage.metrics import metrics_files, read_metrics
@@ -34,11 +35,6 @@ LONG = [
 ]
 TWO_NODES = ["--nodes=2", "--ntasks-per-node=1"]
 SRUN = "srun --mpi=pmix --kill-on-bad-exit=1"
-
-
-@pytest.fixture(autouse=True)
-def _in_the_folder_of_submission(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
 
 
 class Submitted:
@@ -70,7 +66,8 @@ class Submitted:
         """Wait until a checkpoint is complete."""
         self.wait_until("checkpoint", lambda: last_manifest(self.folder) is not None)
 
-    def wait_until(self, what, is_so) -> None:
+    def wait_until(self, what: str, is_so: Callable[[], bool]) -> None:
+        """Wait for something; the job's output is shown where it does not come."""
         try:
             self.cluster.wait_until(what, is_so, 120)
         except AssertionError as error:
@@ -86,11 +83,11 @@ def whole(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.folder
 
 
-@pytest.mark.parametrize("launcher", ["", SRUN], ids=["mpirun", "srun"])
+@pytest.mark.parametrize("settings", [{}, {"LAUNCHER": SRUN}], ids=["mpirun", "srun"])
 def test_a_job_that_gets_slurms_signal_is_queued_again_once_and_ends_as_if_nothing_had_been(
-    cluster: Cluster, whole: Path, tmp_path: Path, launcher: str
+    cluster: Cluster, whole: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    run = Submitted(cluster, tmp_path, "run", **({"LAUNCHER": launcher} if launcher else {}))
+    run = Submitted(cluster, tmp_path, "run", **settings)
     job_id = run.submit()
     run.wait_for_record()
     cluster.signal(job_id, "USR2")
@@ -172,11 +169,11 @@ def test_a_node_that_is_lost_ends_the_job_soon_and_the_next_start_goes_on_from_t
     assert read_summary(run.folder).steps == 600
 
 
-@pytest.mark.parametrize("launcher", ["", SRUN], ids=["mpirun", "srun"])
+@pytest.mark.parametrize("settings", [{}, {"LAUNCHER": SRUN}], ids=["mpirun", "srun"])
 def test_a_job_that_gives_way_to_another_goes_on_after_it(
-    cluster: Cluster, whole: Path, tmp_path: Path, launcher: str
+    cluster: Cluster, whole: Path, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    run = Submitted(cluster, tmp_path, "run", **({"LAUNCHER": launcher} if launcher else {}))
+    run = Submitted(cluster, tmp_path, "run", **settings)
     job_id = run.submit()
     run.wait_for_record()
     urgent = cluster.submit(None, options=["--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 5"])
@@ -184,5 +181,5 @@ def test_a_job_that_gives_way_to_another_goes_on_after_it(
     job = cluster.wait_for(job_id, 180)
     assert (job.state, job.num_restarts) == ("COMPLETED", 1), job.log
     assert equal_weights(whole, run.folder)
-    if launcher:  # mpirun ends its ranks a second after SIGTERM: then the last checkpoint counts, and here is none
+    if settings:  # mpirun ends its ranks a second after SIGTERM: then the last checkpoint counts, and here is none
         assert job.log.count("by SIGTERM; its checkpoint is written") == 1, job.log

@@ -13,11 +13,6 @@ from tests.slurm.jobs import ROOT, settings_on
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 
-@pytest.fixture(autouse=True)
-def _in_the_folder_of_submission(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-
-
 def test_a_sweep_trains_every_value_and_its_last_job_puts_them_into_one_table(cluster: Cluster, tmp_path: Path) -> None:
     settings = {
         **settings_on(cluster),

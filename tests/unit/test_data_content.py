@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ def config_of(data: Path, name: str) -> Config:
     return load_config(None, [f"data.name={name}", *shape, *path])
 
 
-def first_batches(config: Config, *content: object) -> list[Batch]:
-    source = open_source(config, CPU, *content)  # type: ignore[arg-type]
+def first_batches(config: Config, *content: Any) -> list[Batch]:
+    source = open_source(config, CPU, *content)
     return [*islice(source.train(1, Shard(), 4, 0), 3), *source.evaluate("test", Shard(), 4)]
 
 
