@@ -28,8 +28,9 @@ _SECONDS_OF_ONE_REQUEST = 1.0  # scancel may reach a rank twice, by its launcher
 class Signals:
     """Catches SIGUSR1, SIGUSR2, SIGINT and SIGTERM while its block runs. Local.
 
-    A signal that was ignored when the process started stays ignored, as SIGINT in the background of a shell. Outside of
-    the main thread, where Python allows no handlers, nothing is caught.
+    SIGINT stays ignored where it was when the process started, as in the background of a shell. The others are caught
+    even then: a job script that ignores SIGTERM, to outlive it itself, hands that on to its ranks and does not mean
+    them. Outside of the main thread, where Python allows no handlers, nothing is caught.
 
     Attributes:
         received: what came, or None. SIGINT and SIGTERM count more than the other two.
@@ -60,7 +61,9 @@ class Signals:
             return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        caught = [number for number in AGAIN + FOR_GOOD if signal.getsignal(number) != Handlers.SIG_IGN]
+        caught = set(AGAIN + FOR_GOOD)
+        if signal.getsignal(signal.SIGINT) == Handlers.SIG_IGN:
+            caught.remove(signal.SIGINT)
         self._before = {number: signal.signal(number, lambda *_: None) for number in caught}
         self._is_watching = True
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)

@@ -65,7 +65,7 @@ def test_who_wants_the_end_for_good_counts_more_than_who_wants_another_start() -
         assert signals.received is signal.SIGTERM
 
 
-def test_a_signal_that_was_ignored_stays_ignored() -> None:
+def test_ctrl_c_that_was_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Signals() as signals:
@@ -75,6 +75,17 @@ def test_a_signal_that_was_ignored_stays_ignored() -> None:
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_what_a_job_script_ignores_for_itself_is_caught_all_the_same() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert wait_for(signals) is signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_outside_of_the_main_thread_nothing_is_caught() -> None:

@@ -236,9 +236,10 @@ def end_for(error: WashError) -> NoReturn:
     if comm.rank == 0 or not error.agreed:
         sys.stderr.write(f"wash_hpc: {'' if isinstance(error, StoppedError) else 'error: '}{error}\n")
         sys.stderr.flush()
-    if not error.agreed and comm.size > 1:
-        comm.Abort(error.status)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # srun --kill-on-bad-exit sends it to those that are a moment later
+    if comm.size > 1:
+        if not error.agreed:
+            comm.Abort(error.status)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # srun --kill-on-bad-exit sends it to those a moment later
     sys.exit(error.status)
 
 
