@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.warm_python import WarmPython
 
 # No test here is about speed, and this machine may be busy with other ranks.
 settings.register_profile("wash_hpc", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -19,6 +22,7 @@ _groups: dict[str, str] = {}
 _num_mpi_tests: Counter[int] = Counter()
 _num_by_group: Counter[str] = Counter()
 _GROUPS = ("slurm", "fashion_mnist", "gpu")
+_warm_python: list[WarmPython] = []
 
 
 @pytest.hookimpl(trylast=True)
@@ -33,6 +37,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(
                 pytest.mark.skip(reason="slurmctld is not installed (Debian: slurm-wlm, munge, libpmix-dev)")
             )
+
+    is_a_rank = "OMPI_COMM_WORLD_RANK" in os.environ
+    if not is_a_rank and not config.option.collectonly and any("tests/unit/" not in item.nodeid for item in items):
+        _warm_python.append(WarmPython())
+
+
+def pytest_unconfigure() -> None:
+    while _warm_python:
+        _warm_python.pop().close()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -20,6 +20,8 @@ from wash_hpc.parallel.reducer import Scope
 from wash_hpc.shuffle.plan import Plan
 from wash_hpc.storage.weights import count_members, member_file
 
+WARM_PYTHON = str(Path(__file__).with_name("warm-python"))
+
 # A run of seconds: synthetic images, a network with normalisation, momentum, augmentation.
 TINY = [
     "data.name=synthetic",
@@ -78,12 +80,18 @@ def method_context(
     return Context(config, world, reducer, model, flat, source, 8, 4)
 
 
-def mpirun(num_ranks: int, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on so many real ranks, as a user does; a job that hangs is ended and fails the test."""
+def mpirun_command(num_ranks: int, *command: str) -> list[str]:
+    """How so many real ranks are launched; `sys.executable` means a python whose imports are done, see warm_python."""
     launcher = shutil.which("mpirun")
     assert launcher is not None, "mpirun is not on PATH: run the tests by make test, or source tools/mpi_env.sh"
+    program, *arguments = command
+    return [launcher, "-n", str(num_ranks), WARM_PYTHON if program == sys.executable else program, *arguments]
+
+
+def mpirun(num_ranks: int, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command on so many real ranks, as a user does; a job that hangs is ended and fails the test."""
     return subprocess.run(
-        [launcher, "-n", str(num_ranks), *command],
+        mpirun_command(num_ranks, *command),
         capture_output=True,
         text=True,
         timeout=timeout,
