@@ -1,31 +1,29 @@
 """When a run writes a checkpoint, what goes into it, and how a run goes on from one.
 
 A checkpoint leaves the run as it is, so that a run with checkpoints, or one that was stopped, ends with the same
-weights as one without. How it lies on the disk is `storage.checkpoint`'s business.
+weights as one without. How it is written is `checkpoint_writer`'s business, and how it lies on the disk `storage`'s.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
+from wash_hpc.checkpoint_writer import CheckpointWriter
+from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config
 from wash_hpc.ensemble.averages import Averages
 from wash_hpc.ensemble.flat import get_statistics, set_statistics
+from wash_hpc.ensemble.judged import Merit
 from wash_hpc.errors import StoppedError
 from wash_hpc.member import Member
 from wash_hpc.methods import Method
 from wash_hpc.orders import Orders
-from wash_hpc.parallel.world import World, agreed
-from wash_hpc.storage.checkpoint import (
-    CheckpointError,
-    Manifest,
-    MemberState,
-    read_member,
-    write_manifest,
-    write_member,
-)
+from wash_hpc.parallel.world import World, agreed, on_root
+from wash_hpc.storage.checkpoint import CheckpointError, Manifest, MemberState, read_member, verify_member
+from wash_hpc.storage.kept import Best, Found, forget_old, read_best, write_best
 from wash_hpc.totals import Totals
 
 _OF_REPLICAS = "replica_statistics"  # [R, S]: each replica has seen other images
@@ -42,6 +40,7 @@ class Checkpoints:
         averages: likewise.
         totals: what the run has come to so far.
         orders: what is asked from outside.
+        first_step: steps already done.
         num_steps: of the whole run.
         say: tells the user a sentence.
     """
@@ -55,6 +54,7 @@ class Checkpoints:
         averages: Averages,
         totals: Totals,
         orders: Orders,
+        first_step: int,
         num_steps: int,
         say: Callable[[str], None],
     ) -> None:
@@ -67,17 +67,36 @@ class Checkpoints:
         self._orders = orders
         self._num_steps = num_steps
         self._say = say
+        self._writer = CheckpointWriter(config.folder, world, config.checkpoint.keep, first_step)
+        self._clock = Stopwatch(member.flat.values.device)
+        self._best = on_root(world.comm, lambda: read_best(config.folder)) if config.checkpoint.keep_best else None
 
-    def after_step(self, step: int) -> StoppedError | None:
+    def after_step(self, step: int, merit: Merit | None = None) -> StoppedError | None:
         """Write a checkpoint after update number `step`, from 1, where one is due or asked for.
+
+        Its files are written while the run goes on, unless somebody waits for them.
+
+        Args:
+            step: the update.
+            merit: of the soup, where an evaluation has just judged it and `checkpoint.keep_best` is on.
 
         Returns:
             Why the run ends here, on all ranks; None: it goes on, or has done its last step.
+
+        Raises:
+            CheckpointError: it, or the one before, cannot be written; on all ranks.
         """
-        every, last = self._config.checkpoint.every_steps, step == self._num_steps
-        order = self._orders.after_step(step)
-        if order.save or order.stop or (every and (last or step % every == 0)):
-            self._write(step)
+        last = step == self._num_steps
+        # A signal that came in the last steps is heeded before the long evaluation that follows them.
+        order = self._orders.after_step(step, self._writer.is_busy, at_once=last)
+        with self._clock("checkpoint"):
+            if order.none_busy and self._writer.is_under_way:
+                self._writer.advance()
+            is_best = self._is_best(step, merit)
+            if order.save or order.stop or is_best or self._is_due(step):
+                self._begin(step)
+            if order.save or order.stop or last:
+                self._writer.finish()
         if order.save:
             self._orders.saved()
             self._say(f"step {step}/{self._num_steps}: a checkpoint is written, as the file SAVE asked")
@@ -90,34 +109,110 @@ class Checkpoints:
         stopped.status = order.stop_status
         return stopped
 
-    def _write(self, step: int) -> None:
+    def end(self, merit: Merit | None) -> float:
+        """The last step has been judged: its checkpoint is there, and may be the best.
+
+        Args:
+            merit: of the last soup, as in `after_step`.
+
+        Returns:
+            Seconds by which writing checkpoints has held up the loop of this rank in this start.
+        """
+        if self._is_best(self._num_steps, merit):
+            best, keep, folder = self._best, self._config.checkpoint.keep, self._config.folder
+            assert best is not None
+
+            def mark() -> None:
+                write_best(folder, best)
+                forget_old(folder, keep, best)
+
+            on_root(self._world.comm, mark)
+        self._writer.close()
+        return self._clock.read().get("checkpoint", 0.0)
+
+    def _is_due(self, step: int) -> bool:
+        every, keep_best = self._config.checkpoint.every_steps, self._config.checkpoint.keep_best
+        if step == self._num_steps:
+            return every > 0 or keep_best
+        return every > 0 and step % every == 0
+
+    def _is_best(self, step: int, merit: Merit | None) -> bool:
+        """Whether a soup is better than all before, and then remember it."""
+        if merit is None:
+            return False
+        merit = self._world.comm.bcast(merit)  # sums of other ranks may differ in their last bit
+        before = self._best if self._best is not None and self._best.by == merit.by else None
+        if merit.value <= (-math.inf if before is None else before.merit):
+            return False
+        self._best = Best(step, merit.value, merit.by)
+        return True
+
+    def _begin(self, step: int) -> None:
+        self._writer.finish()
         layout = self._world.layout
         own = self._member.state()
         statistics = self._world.member_comm.gather(get_statistics(self._member.model).cpu())
-        checksum = ""
+        state = None
         if statistics is not None:
             if len(statistics) > 1:
                 own[_OF_REPLICAS] = torch.stack(statistics)
             state = MemberState(own, self._method.state(), self._averages.state())
-            checksum = write_member(self._config.folder, step, layout.member, state)
-        # The manifest comes after this: when all checksums are here, all files are there.
-        checksums = self._world.comm.allgather((layout.member, checksum))
         moved, sent = self._totals.moved_and_sent()
-        if self._world.is_root:
-            manifest = Manifest(
-                step=step,
-                num_members=layout.num_members,
-                num_parameters=self._member.flat.values.numel(),
-                seed=self._config.run.seed,
-                optimizer=self._config.optimizer.name,
-                channels_last=self._config.train.channels_last,
-                values_moved=moved.tolist(),
-                bytes_sent=sent.tolist(),
-                wall_seconds=self._totals.wall_seconds(),
-                checksums={f"member-{member:04d}.safetensors": text for member, text in checksums if text},
+        manifest = Manifest(
+            step=step,
+            num_members=layout.num_members,
+            num_parameters=self._member.flat.values.numel(),
+            seed=self._config.run.seed,
+            optimizer=self._config.optimizer.name,
+            channels_last=self._config.train.channels_last,
+            values_moved=moved.tolist(),
+            bytes_sent=sent.tolist(),
+            wall_seconds=self._totals.wall_seconds(),
+            checksums={},
+        )
+        self._writer.begin(manifest, state, self._best)
+        self._orders.writing_since(step)
+
+
+def find_whole(config: Config, world: World, found: list[Found]) -> tuple[Manifest | None, str]:
+    """The last checkpoint that is whole: each rank reads the file of its member. Collective over the world.
+
+    Args:
+        config: the run's.
+        world: the ranks.
+        found: the run's checkpoints, the last one first; equal on all ranks.
+
+    Returns:
+        Its manifest, None where there are no checkpoints; and a sentence about those that are damaged, or nothing.
+
+    Raises:
+        CheckpointError: all are damaged; on all ranks.
+    """
+    damaged: list[str] = []
+    for candidate in found:
+        damage = candidate.damage or _first_damage(config, world, candidate.manifest)
+        if not damage:
+            note = f"damaged: {'; '.join(damaged)}; the checkpoint before, of step {candidate.step}, is used"
+            return candidate.manifest, note if damaged else ""
+        damaged.append(damage)
+    with agreed(world.comm):
+        if damaged:
+            raise CheckpointError(
+                f"{config.folder}: no checkpoint is whole: {'; '.join(damaged)}; remove {config.folder} to begin anew"
             )
-            write_manifest(self._config.folder, manifest, self._config.checkpoint.keep)
-        self._world.barrier()  # a run that stops says that its checkpoint is there
+    return None, ""
+
+
+def _first_damage(config: Config, world: World, manifest: Manifest | None) -> str:
+    """What the lowest rank found whose member's file is damaged; empty where none is. Collective over the world."""
+    damage = ""
+    # Of another number of members it is not this run's, which is said later.
+    if manifest is not None and world.layout.member < manifest.num_members:
+        try:
+            verify_member(config.folder, manifest, world.layout.member)
+        except CheckpointError as error:
+            damage = str(error)
+    return next((said for said in world.comm.allgather(damage) if said), "")
 
 
 def continue_from(

@@ -183,9 +183,10 @@ class EvaluateConfig:
 class CheckpointConfig:
     """What a restart needs."""
 
-    every_steps: int = 0  # 0: none
+    every_steps: int = 0  # 0: none, unless a signal or a file asks for one
     resume: Literal["never", "auto", "must"] = "never"
     keep: int = 2  # the last so many are kept
+    keep_best: bool = False  # one is written after each evaluation that is the best so far, and kept beside the last
     grace_seconds: float = 240.0  # after a signal a run that has not stopped by itself is ended by force; 0: never
 
 

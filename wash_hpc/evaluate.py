@@ -19,7 +19,7 @@ from wash_hpc.config import Config
 from wash_hpc.data.source import Shard, Source, Split
 from wash_hpc.ensemble.batchnorm import recompute_statistics
 from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
-from wash_hpc.ensemble.judged import Evaluation, JudgedSoup
+from wash_hpc.ensemble.judged import Evaluation, JudgedSoup, Merit
 from wash_hpc.ensemble.repair import mean_of_channels, measure_channels, repair
 from wash_hpc.ensemble.scores import (
     NO_SCORES,
@@ -124,6 +124,17 @@ class Evaluator:
             num_images=int(sums[0]) if self.metric == "accuracy" else self._source.num_images(split),
             left_out=left_out,
         )
+
+    def merit(self, evaluation: Evaluation) -> Merit:
+        """How good the uniform soup of an evaluation of the test images is: by held-out images where there are some.
+
+        Collective over the world.
+        """
+        scores, split = evaluation.scores["soup"], "test"
+        if self.can_be_greedy:
+            scores, split = self._scores_of(evaluation.soup, "held_out", recompute=False), "held_out"
+        by = "accuracy" if self.metric == "accuracy" else "likelihood"
+        return Merit(scores.merit(self.metric), f"{by} on {split}")
 
     def greedy(self, fetch: Fetch, without: Collection[int] = (), split: Split = "test") -> JudgedSoup:
         """Choose a greedy soup on the held-out images and judge it. Collective over the world.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import partial
 
@@ -22,7 +22,7 @@ from wash_hpc.data.regularize import describe_regularization
 from wash_hpc.data.source import Source, steps_per_epoch
 from wash_hpc.ensemble.averages import Averages
 from wash_hpc.ensemble.consensus import consensus_distance_per_layer
-from wash_hpc.ensemble.judged import Evaluation
+from wash_hpc.ensemble.judged import Evaluation, Merit
 from wash_hpc.ensemble.scores import Scores
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.evaluate import Evaluator
@@ -123,18 +123,30 @@ class Observer:
         for note in (*self._method.notes, *self._method.warn(self._num_steps), *notes):
             self.say(note)
 
-    def after_step(self, step: int) -> None:
-        """Log and evaluate, each when it is due after update number `step`, from 1."""
+    def after_step(self, step: int) -> Merit | None:
+        """Log and evaluate, each when it is due after update number `step`, from 1.
+
+        Returns:
+            How good the soup is, where it has been judged and `checkpoint.keep_best` asks for it.
+        """
         last = step == self._num_steps
         if last or step % self._config.log.every_steps == 0:
             self._log(step)
         per_evaluation = self._config.evaluate.every_epochs * self._steps_per_epoch
         if per_evaluation and step % per_evaluation == 0 and not last:  # the last step is judged in `finish`
             self._member.average_statistics()
-            self._record(step, self._evaluator.evaluate(self._fetch, without=self._method.quarantined))
+            evaluation = self._evaluator.evaluate(self._fetch, without=self._method.quarantined)
+            self._record(step, evaluation)
+            return self._merit(evaluation)
+        return None
 
-    def finish(self) -> Summary:
-        """Judge the final members, write their weights, the soups and the summary."""
+    def finish(self, end_checkpoints: Callable[[Merit | None], float]) -> Summary:
+        """Judge the final members, write their weights, the soups and the summary.
+
+        Args:
+            end_checkpoints: is told how good the soup is, as `after_step` says it, and says by how many seconds writing
+                checkpoints has held up the loop; collective over the world.
+        """
         config, folder = self._config, self._config.folder
         self._member.average_statistics()
         if self._world.layout.replica == 0:  # before judging, which may meet an image that cannot be decoded
@@ -147,6 +159,7 @@ class Observer:
         if greedy is not None:
             scores["greedy_soup"] = greedy.scores
         scores |= self._judge_averages(without)
+        held_up_seconds = end_checkpoints(self._merit(evaluation))
         if self._world.is_root:
             self._save_soup("uniform", evaluation.soup)
             if greedy is not None:
@@ -176,7 +189,7 @@ class Observer:
             metric=self._evaluator.metric,
             disagreement=evaluation.disagreement,
             scores={judged: asdict(found) for judged, found in scores.items()},
-            seconds=self._seconds_by_part(),
+            seconds=self._seconds_by_part(held_up_seconds),
             skipped_files=self._skipped.total(),
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
@@ -264,10 +277,13 @@ class Observer:
         rates = self._totals.by_member([rate])[:, 0]  # of all replicas of a member together
         return float(rates.mean()) if np.isfinite(rates).all() else None
 
-    def _seconds_by_part(self) -> dict[str, float | None]:
-        """Of the training steps of this start, mean over ranks."""
-        sums = self._totals.by_member(list(self._rates.seconds.values())).sum(axis=0)
-        return dict(zip(PARTS, (sums / self._world.layout.size).tolist(), strict=True))
+    def _merit(self, evaluation: Evaluation) -> Merit | None:
+        return self._evaluator.merit(evaluation) if self._config.checkpoint.keep_best else None
+
+    def _seconds_by_part(self, checkpoint_seconds: float) -> dict[str, float | None]:
+        """Of the training steps of this start, and between them of checkpoints, mean over ranks."""
+        sums = self._totals.by_member([*self._rates.seconds.values(), checkpoint_seconds]).sum(axis=0)
+        return dict(zip((*PARTS, "checkpoint"), (sums / self._world.layout.size).tolist(), strict=True))
 
     def _consensus_distance_per_layer(self) -> torch.Tensor:
         flat = self._member.flat

@@ -28,10 +28,12 @@ class Order:
     Attributes:
         save: write a checkpoint, and go on.
         stop: why the run is to stop: `STOP`, or a signal's name; empty: it is not.
+        none_busy: all have been asked, and no rank was writing its part of a checkpoint.
     """
 
     save: bool = False
     stop: str = ""
+    none_busy: bool = False
 
     @property
     def stop_status(self) -> int:
@@ -44,7 +46,8 @@ class Orders:
 
     Signals reach ranks at different times, and each rank has its own clock; so the steps after which all ask are chosen
     from what all have been told: the seconds a step of the slowest rank. Members that do not meet otherwise wait for
-    each other there.
+    each other there. While a checkpoint is being written they ask sooner, after 1, 2, 4, 8 ... steps of it, so that it
+    is complete soon after its files are there.
 
     Args:
         folder: the run's; the root looks for files in it.
@@ -60,19 +63,34 @@ class Orders:
         self._asked_at = first_step
         self._next = first_step + 1
         self._time = time.monotonic()
+        self._writing_since = first_step
 
-    def after_step(self, step: int) -> Order:
-        """What to do after update number `step`, from 1; the same on all ranks. Collective over the world if due."""
-        if step < self._next:
+    def writing_since(self, step: int) -> None:
+        """A checkpoint is being written since update number `step`; said by all ranks."""
+        self._writing_since = step
+        self._next = step + 1
+
+    def after_step(self, step: int, is_busy: bool = False, at_once: bool = False) -> Order:
+        """What to do after update number `step`, from 1; the same on all ranks. Collective over the world if due.
+
+        Args:
+            step: the update.
+            is_busy: whether this rank is writing its part of a checkpoint.
+            at_once: whether it is due in any case; equal on all ranks.
+        """
+        if step < self._next and not at_once:
             return Order()
         now = time.monotonic()
         save = self._has(SAVE)
         seconds_a_step = (now - self._time) / (step - self._asked_at)
-        said = np.array([save, _REASONS.index(self._reason()), seconds_a_step])
+        said = np.array([save, _REASONS.index(self._reason()), seconds_a_step, is_busy])
         said = self._world.highest(said)
         self._asked_at, self._time = step, now
-        self._next = step + int(np.clip(_SECONDS_BETWEEN / max(said[2], 1e-9), 1, _MOST_STEPS_BETWEEN))
-        return Order(bool(said[0]), _REASONS[int(said[1])])
+        num_steps = int(np.clip(_SECONDS_BETWEEN / max(said[2], 1e-9), 1, _MOST_STEPS_BETWEEN))
+        if said[3]:
+            num_steps = min(num_steps, step - self._writing_since)
+        self._next = step + num_steps
+        return Order(bool(said[0]), _REASONS[int(said[1])], none_busy=not said[3])
 
     def saved(self) -> None:
         """The checkpoint that SAVE asks for is there: remove the file."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from wash_hpc.config import Config, load_config
 from wash_hpc.errors import STATUS_STOPPED, WashError
 from wash_hpc.slurm import SlurmJob, current_job
-from wash_hpc.storage.checkpoint import last_manifest
+from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.metrics import read_attributes
 from wash_hpc.storage.run_folder import STOP
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wash_hpc.checkpoints import Checkpoints, continue_from
+from wash_hpc.checkpoints import Checkpoints, continue_from, find_whole
 from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, load_config
 from wash_hpc.data import Content, open_source, read_content, require_content
@@ -96,13 +96,13 @@ def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
     method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
     averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
     first_step = continue_from(setup.start, config, member, method, averages, world)
-    notes = on_root(world.comm, lambda: create_folder(config))
+    notes = on_root(world.comm, lambda: create_folder(config, setup.start))
     evaluator = Evaluator(config, source, setup.scratch, layout.num_members, Shard(layout.rank, layout.size), reducer)
     totals = Totals(world, reducer, method, setup.start)
     observer = Observer(
         config, source, world, reducer, member, method, averages, evaluator, clock, totals, num_steps, first_step
     )
-    observer.say_start([*source.notes, *notes])
+    observer.say_start([*setup.notes, *source.notes, *notes])
     checkpoints = Checkpoints(
         config,
         world,
@@ -111,6 +111,7 @@ def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
         averages,
         totals,
         Orders(config.folder, world, signals, first_step),
+        first_step,
         num_steps,
         observer.say,
     )
@@ -127,14 +128,14 @@ def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
         with clock("exchange"):
             method.after_step(step + 1)
         averages.after_step(step + 1)
-        observer.after_step(step + 1)
-        stopped = checkpoints.after_step(step + 1)
+        merit = observer.after_step(step + 1)
+        stopped = checkpoints.after_step(step + 1, merit)
         if stopped:
             break
 
     method.finish()
     if stopped is None:
-        summary = observer.finish()
+        summary = observer.finish(checkpoints.end)
     observer.close()
     reducer.close()
     if stopped is not None:
@@ -155,6 +156,7 @@ class Setup:
         scratch: another one for evaluation.
         make_reducer: opens the reducer; collective over the world.
         start: the checkpoint to continue from, or None.
+        notes: what a user is to be told of it.
     """
 
     world: World
@@ -165,6 +167,7 @@ class Setup:
     scratch: nn.Module
     make_reducer: Callable[[World], Reducer]
     start: Manifest | None
+    notes: list[str]
 
 
 def set_up(comm: Comm, config: Config) -> Setup:
@@ -178,7 +181,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
         world = World.open(comm, config.ensemble.members)
     layout = world.layout
     abort_on_uncaught_error(f"rank {layout.rank} (member {layout.member}, replica {layout.replica})", layout.rank)
-    start = on_root(comm, lambda: find_start(config))
+    start, damage = find_whole(config, world, on_root(comm, lambda: find_start(config)))
     with agreed(comm):
         device = choose_device(config, world)
         require_step_options(config, device)
@@ -206,7 +209,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
     world.require_same_items(describe_parameters(model), "the members' parameters")
     world.require_same(source.num_train, "the number of training images")
     start_clock.ended("data")
-    return Setup(world, device, source, num_steps, model, scratch, make_reducer, start)
+    return Setup(world, device, source, num_steps, model, scratch, make_reducer, start, [damage] if damage else [])
 
 
 def read_data(config: Config, world: World) -> Content | None:

@@ -11,7 +11,7 @@ import pytest
 from tests.slurm.cluster import Cluster
 from tests.slurm.jobs import SCRIPT, TINY, settings_on
 from tests.support import equal_weights
-from wash_hpc.storage.checkpoint import last_manifest
+from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.metrics import metrics_files, read_metrics
 from wash_hpc.storage.summary import read_summary
 

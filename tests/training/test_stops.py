@@ -16,7 +16,7 @@ import pytest
 from tests.support import TINY, equal_weights, train
 from wash_hpc.config import load_config
 from wash_hpc.errors import STATUS_AGAIN, STATUS_STOPPED
-from wash_hpc.storage.checkpoint import last_manifest
+from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.metrics import metrics_files, read_metrics
 from wash_hpc.storage.summary import read_summary
 

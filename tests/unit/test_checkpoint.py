@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,28 +11,34 @@ import torch
 from tests.support import tiny_config
 from wash_hpc.storage.checkpoint import (
     CheckpointError,
+    HostCopy,
     Manifest,
     MemberState,
     checkpoint_folder,
-    last_manifest,
+    read_manifest,
     read_member,
-    write_manifest,
+    verify_member,
     write_member,
 )
+from wash_hpc.storage.kept import Best, complete, find_checkpoints, last_manifest, put_aside, read_best
 
 STATE = {"rows": torch.arange(6.0).view(2, 3), "buffers.n": torch.tensor(7)}
 OF_METHOD = {"received": torch.arange(3)}
 OF_AVERAGES = {"ema": torch.arange(3.0), "last_steps": torch.tensor([4, 6])}
 
 
-def write(folder: Path, step: int, keep: int = 2) -> None:
+def write(folder: Path, step: int, keep: int = 2, best: Best | None = None) -> None:
     checksums = {
         f"member-{member:04d}.safetensors": write_member(
             folder, step, member, MemberState(STATE, OF_METHOD, OF_AVERAGES)
         )
         for member in range(2)
     }
-    write_manifest(folder, Manifest(step, 2, 3, 0, "sgd", [1, 2], [4, 8], 1.5, checksums), keep)
+    complete(folder, Manifest(step, 2, 3, 0, "sgd", [1, 2], [4, 8], 1.5, checksums), keep, best)
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [found.step for found in find_checkpoints(folder)]
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -78,11 +85,100 @@ def test_a_missing_member_and_a_broken_manifest_are_named(tmp_path):
     manifest = last_manifest(tmp_path)
     assert manifest is not None
     (checkpoint_folder(tmp_path, 1) / "member-0001.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"member-0001\.safetensors: cannot be read"):
-        read_member(tmp_path, manifest, 1)
+    for read in (read_member, verify_member):
+        with pytest.raises(CheckpointError, match=r"member-0001\.safetensors: cannot be read"):
+            read(tmp_path, manifest, 1)
     (checkpoint_folder(tmp_path, 1) / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"manifest\.json: not readable"):
-        last_manifest(tmp_path)
+        read_manifest(tmp_path, 1)
+
+
+def test_the_last_manifest_is_the_last_that_can_be_read(tmp_path):
+    for step in (1, 2):
+        write(tmp_path, step)
+    (checkpoint_folder(tmp_path, 2) / "manifest.json").write_text("[]")
+    manifest = last_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.step == 1
+    assert [(found.step, bool(found.damage)) for found in find_checkpoints(tmp_path)] == [(2, True), (1, False)]
+
+
+def test_every_flipped_bit_of_a_manifest_is_found_or_changes_nothing_and_so_is_every_truncation(tmp_path):
+    write(tmp_path, 10)
+    file = checkpoint_folder(tmp_path, 10) / "manifest.json"
+    manifest, content = read_manifest(tmp_path, 10), file.read_bytes()
+    changed = [
+        content[:n] + bytes([content[n] ^ 1 << bit]) + content[n + 1 :] for n in range(len(content)) for bit in range(8)
+    ]
+    num_found = 0
+    for other in (*changed, *(content[:n] for n in range(len(content) - 2))):
+        file.write_bytes(other)
+        try:
+            assert read_manifest(tmp_path, 10) == manifest
+        except CheckpointError:
+            num_found += 1
+    assert num_found > 0.95 * 9 * len(content)  # the others change blanks
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("step", 11), ("step", "10"), ("num_members", True), ("values_moved", [1]), ("checksums", {"a": 1}), ("new", 0)],
+)
+def test_a_manifest_that_somebody_else_wrote_is_looked_at_before_it_is_believed(tmp_path, key, value):
+    """An early version wrote neither its own checksum nor the order of the parameters."""
+    write(tmp_path, 10)
+    file = checkpoint_folder(tmp_path, 10) / "manifest.json"
+    content = json.loads(file.read_text())
+    del content["manifest_checksum"], content["channels_last"]
+    file.write_text(json.dumps(content))
+    assert not read_manifest(tmp_path, 10).channels_last
+    file.write_text(json.dumps({**content, key: value}))
+    with pytest.raises(CheckpointError, match="not readable as a manifest"):
+        read_manifest(tmp_path, 10)
+
+
+def test_the_best_is_kept_beside_the_last_and_known_to_the_next_start(tmp_path):
+    best = Best(2, 0.75, "accuracy on test")
+    assert read_best(tmp_path) is None
+    for step in (1, 2, 3, 4, 5):
+        write(tmp_path, step, best=best if step > 1 else None)
+    assert steps_in(tmp_path) == [5, 4, 2]
+    assert read_best(tmp_path) == best
+    write(tmp_path, 6, best=Best(6, 0.8, "accuracy on test"))
+    assert steps_in(tmp_path) == [6, 5]
+    (checkpoint_folder(tmp_path, 6) / "manifest.json").unlink()
+    assert read_best(tmp_path) is None, "it is no longer there"
+    (tmp_path / "checkpoints" / "best.json").write_text('{"step": []}')
+    assert read_best(tmp_path) is None
+
+
+def test_what_was_left_by_the_dead_is_removed_and_what_is_damaged_is_put_aside(tmp_path):
+    for step in (1, 2, 3):
+        write(tmp_path, step, keep=3)
+    write_member(tmp_path, 4, 0, MemberState(STATE, {}, {}))
+    left = [tmp_path / name for name in (".summary.json.7.new", "checkpoints/step-00000001/.manifest.json.7.new")]
+    for file in left:
+        file.touch()
+    put_aside(tmp_path, 1)
+    assert not any(file.exists() for file in left)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["damaged-step-00000002", "damaged-step-00000003", "step-00000001"]
+    assert steps_in(tmp_path) == [1]
+
+
+def test_a_copy_keeps_the_state_while_the_run_goes_on_and_its_memory_is_used_again():
+    state = MemberState({name: tensor.clone() for name, tensor in STATE.items()}, OF_METHOD, OF_AVERAGES)
+    copies = HostCopy()
+    copy = copies.take(state)
+    assert copy.by_name().keys() == state.by_name().keys()
+    assert all(torch.equal(copy.by_name()[name], tensor) for name, tensor in state.by_name().items())
+    state.own["rows"] += 1
+    assert torch.equal(copy.own["rows"], STATE["rows"])
+    again = copies.take(MemberState(state.own, {"received": torch.arange(5)}, {}))
+    assert again.own["rows"].data_ptr() == copy.own["rows"].data_ptr()
+    assert torch.equal(again.own["rows"], STATE["rows"] + 1)
+    assert again.method["received"].tolist() == [0, 1, 2, 3, 4]
+    assert again.averages == {}
 
 
 @pytest.mark.parametrize(

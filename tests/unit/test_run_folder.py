@@ -40,7 +40,7 @@ def config_in(folder, *overrides: str) -> Config:
 
 def test_a_fresh_folder_gets_the_configuration_and_has_nothing_to_continue(tmp_path):
     config = config_in(tmp_path)
-    assert find_start(config) is None
+    assert find_start(config) == []
     assert create_folder(config) == []
     assert load_config(tmp_path / "run" / "config.yaml") == config
 
@@ -51,7 +51,7 @@ def test_a_folder_that_exists_is_refused_unless_it_is_to_be_continued(tmp_path):
         find_start(config_in(tmp_path))
     with pytest.raises(RunFolderError, match="holds no complete checkpoint"):
         find_start(config_in(tmp_path, "checkpoint.resume=must"))
-    assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) is None
+    assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) == []
 
 
 def test_a_run_that_starts_anew_says_so_and_what_it_changes_and_keeps_nothing_of_the_old_start(
@@ -98,4 +98,4 @@ def test_a_file_stop_keeps_a_run_from_starting_until_it_is_removed(tmp_path):
         find_start(config_in(tmp_path, "checkpoint.resume=auto"))
     assert stopped.value.status == 3
     (tmp_path / "run" / "STOP").unlink()
-    assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) is None
+    assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) == []

@@ -13,12 +13,22 @@ PACKAGE = Path("wash_hpc")
 
 # Lower may not import higher; see docs/design.md.
 LEVELS = [
-    {"errors", "clock", "seeds", "signals", "startup", "usage"},
+    {"errors", "clock", "nice", "seeds", "signals", "startup", "usage"},
     {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs", "machine"},
     {"report", "methods", "optimizer", "cuda_graph", "member"},
-    {"evaluate", "provenance", "rates", "skipped", "totals", "orders", "requirements", "file_soup"},
+    {
+        "evaluate",
+        "provenance",
+        "rates",
+        "skipped",
+        "totals",
+        "orders",
+        "requirements",
+        "file_soup",
+        "checkpoint_writer",
+    },
     {"observe", "checkpoints", "survey"},
     {"train", "predict", "data_facts", "traffic", "method_cost", "memory", "doctor", "basin", "tune", "requeue"},
     {"finished", "plan_report", "evaluate_report"},

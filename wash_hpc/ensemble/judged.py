@@ -53,6 +53,19 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Merit:
+    """What soups of one run are compared by to find the best.
+
+    Attributes:
+        value: higher is better; minus infinity where it could not be judged.
+        by: what it is, such as `accuracy on held_out`.
+    """
+
+    value: float
+    by: str
+
+
+@dataclass(frozen=True)
 class JudgedSoup:
     """A soup made in some other way than by averaging all there is.
 

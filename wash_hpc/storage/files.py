@@ -42,12 +42,19 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise RunFolderError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # as a rule it has its name by now
             unfinished.unlink()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, none of which has its name yet. Not below it."""
+    for file in folder.glob(".*.new"):
+        with suppress(OSError):  # it harms nobody
+            file.unlink()
 
 
 def make_folder(path: Path) -> None:
@@ -62,8 +69,8 @@ def make_folder(path: Path) -> None:
         raise RunFolderError(f"{path}: cannot be made: {error.strerror or error}") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut."""
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed or made in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

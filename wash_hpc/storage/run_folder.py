@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 from wash_hpc.config import Config, dump_config, load_run_config
 from wash_hpc.errors import RunFolderError, StoppedError
-from wash_hpc.storage.checkpoint import CheckpointError, Manifest, last_manifest
+from wash_hpc.storage.checkpoint import CheckpointError, Manifest
 from wash_hpc.storage.files import write_atomically
+from wash_hpc.storage.kept import Found, find_checkpoints, last_manifest, put_aside
 from wash_hpc.storage.summary import Summary, read_summary
 
 STOP = "STOP"  # a file that a user puts into the folder: stop after this step with a checkpoint, and do not start again
@@ -19,8 +20,8 @@ _CHANGE_NO_RESULT = ("parallel.", "run.threads", "data.path", "data.workers", "d
 _LENGTH = ("train.steps", "train.epochs")
 
 
-def find_start(config: Config) -> Manifest | None:
-    """From which checkpoint a run continues; None for a fresh start. Touches nothing.
+def find_start(config: Config) -> list[Found]:
+    """From which checkpoints a run may continue, the last one first; none: a fresh start. Touches nothing.
 
     Raises:
         RunFolderError: the folder exists and `checkpoint.resume` is `never`, or it is `must` and there is nothing to
@@ -34,10 +35,10 @@ def find_start(config: Config) -> Manifest | None:
         )
     if (folder / STOP).exists():
         raise StoppedError(f"{folder / STOP}: this file says that the run is to stop; remove it to go on")
-    manifest = None if resume == "never" else last_manifest(folder)
-    if resume == "must" and manifest is None:
+    found = [] if resume == "never" else find_checkpoints(folder)
+    if resume == "must" and not found:
         raise CheckpointError(f"checkpoint.resume=must: {folder} holds no complete checkpoint")
-    return manifest
+    return found
 
 
 def find_finished(config: Config) -> Summary | None:
@@ -66,8 +67,14 @@ def find_finished(config: Config) -> Summary | None:
     )
 
 
-def create_folder(config: Config) -> list[str]:
+def create_folder(config: Config, start: Manifest | None = None) -> list[str]:
     """Make the run's folder and write `config.yaml`; what an earlier start came to speaks no longer for this run.
+
+    What its killed writers have left, and checkpoints beyond the start, which are damaged, are put aside.
+
+    Args:
+        config: the run's.
+        start: the checkpoint from which it continues, or None.
 
     Returns:
         What a user is to be told: that an earlier start is begun anew, and keys whose values differ from its own.
@@ -76,7 +83,7 @@ def create_folder(config: Config) -> list[str]:
         RunFolderError: it cannot be made.
     """
     folder, notes = config.folder, []
-    is_continued = last_manifest(folder) is not None
+    is_continued = start is not None
     if (folder / "config.yaml").is_file():
         if not is_continued:
             notes.append(f"{folder} holds no checkpoint: starts anew, in place of what is there")
@@ -90,6 +97,7 @@ def create_folder(config: Config) -> list[str]:
             shutil.rmtree(folder / "members", ignore_errors=True)
     except OSError as error:
         raise RunFolderError(f"{folder}: cannot be made: {error.strerror}") from error
+    put_aside(folder, 0 if start is None else start.step)
     write_atomically(folder / "config.yaml", dump_config(config))
     return notes
 

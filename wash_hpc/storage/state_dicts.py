@@ -5,13 +5,15 @@ Owns the formats: safetensors, and what torch.save writes. What is done with the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ def open_state_dict(path: Path) -> StateDictFile:
     raise WeightsError(f"{path}: expected a file that ends with one of {' '.join(SUFFIXES)}")
 
 
-def write_state_dict(path: Path, entries: Mapping[str, Entry], make: Callable[[str], Tensor]) -> None:
+def write_state_dict(path: Path, entries: Mapping[str, Entry], make: Callable[[str], Tensor]) -> str:
     """Write a safetensors file, complete or not at all, with one tensor in memory at a time.
 
     The format is eight bytes with the length of a header, the header in JSON, and the values of one tensor behind
@@ -99,7 +101,10 @@ def write_state_dict(path: Path, entries: Mapping[str, Entry], make: Callable[[s
     Args:
         path: the file.
         entries: of all tensors, by key.
-        make: gives the tensor of a key, as its entry says; called once each.
+        make: gives the tensor of a key, on the CPU and as its entry says; called once each.
+
+    Returns:
+        The SHA-256 of the file.
 
     Raises:
         RunFolderError: it cannot be written.
@@ -107,10 +112,18 @@ def write_state_dict(path: Path, entries: Mapping[str, Entry], make: Callable[[s
     # Wide items first: so each tensor begins at a multiple of its item size, which readers by memory map need.
     keys = sorted(entries, key=lambda key: (-entries[key].dtype.itemsize, key))
     make_folder(path.parent)
+    digest = hashlib.sha256()
     with open_atomically(path) as file:
-        file.write(_header(keys, entries))
-        for key in keys:
-            file.write(make(key).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        parts: Iterator[bytes | memoryview] = chain([_header(keys, entries)], map(_bytes_of, map(make, keys)))
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The values as they lie in memory; no copy where they are contiguous."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _header(keys: Iterable[str], entries: Mapping[str, Entry]) -> bytes:

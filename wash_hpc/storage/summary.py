@@ -40,7 +40,8 @@ class Summary:
         wall_seconds: of the whole run, evaluations included, over all starts.
         images_per_second_per_member: training images.
         seconds: of the training steps of this start, by part of a step, of one rank, mean over ranks: `data` waiting
-            for images, `compute`, `reduce` waiting for the mean of gradients over replicas, `exchange` with members.
+            for images, `compute`, `reduce` waiting for the mean of gradients over replicas, `exchange` with members;
+            and `checkpoint`, by which writing checkpoints has held up the steps.
         left_out_members: those whose weights are not finite, or became so during the run; in no mean, ensemble or soup.
         metric: what the run is judged by first, `accuracy` or, for text, `perplexity`.
         disagreement: share of test predictions on which two members name different classes, mean over pairs; None for
