@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from wash_hpc.errors import RunFolderError
-from wash_hpc.nice import give_way
 from wash_hpc.parallel.world import World, agreed
 from wash_hpc.storage.checkpoint import CheckpointError, HostCopy, Manifest, MemberState, member_name, write_member
 from wash_hpc.storage.kept import Best, complete
@@ -50,7 +49,7 @@ class CheckpointWriter:
         self._keep = keep
         self._last_step = last_step
         self._copy = HostCopy()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint", initializer=give_way)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._unfinished: _Unfinished | None = None
         self._work: Future[Any] | None = None  # this rank's, where it has some
 

@@ -89,13 +89,14 @@ class Checkpoints:
         last = step == self._num_steps
         # A signal that came in the last steps is heeded before the long evaluation that follows them.
         order = self._orders.after_step(step, self._writer.is_busy, at_once=last)
-        with self._clock("checkpoint"):
-            if order.none_busy and self._writer.is_under_way:
+        if order.none_busy and self._writer.is_under_way:
+            with self._clock("checkpoint"):
                 self._writer.advance()
-            is_best = self._is_best(step, merit)
-            if order.save or order.stop or is_best or self._is_due(step):
+        if self._is_best(step, merit) or order.save or order.stop or self._is_due(step):
+            with self._clock("checkpoint"):
                 self._begin(step)
-            if order.save or order.stop or last:
+        if self._writer.is_under_way and (order.save or order.stop or last):
+            with self._clock("checkpoint"):
                 self._writer.finish()
         if order.save:
             self._orders.saved()
@@ -230,7 +231,8 @@ def continue_from(
         if start is not None:
             state = read_member(config.folder, start, world.layout.member)
             of_replicas = state.own.pop(_OF_REPLICAS, None)
-            if {name: tensor.shape for name, tensor in state.own.items()} != member.state_shapes():
+            is_alike = of_replicas is None or of_replicas.shape[1:] == get_statistics(member.model).shape
+            if not is_alike or {name: tensor.shape for name, tensor in state.own.items()} != member.state_shapes():
                 raise CheckpointError(f"{config.folder}: its checkpoint is of another model or optimizer")
             member.load_state(state.own, start.step)
             if of_replicas is not None:

@@ -26,7 +26,8 @@ weights and summary.json. Under mpirun or srun each rank is a member, or, with e
 ranks is one (W ranks = M members x R replicas); without a launcher it is a single member.
 
 While it goes on, SIGUSR1, SIGUSR2, SIGINT, SIGTERM or a file RUN/STOP stop it after a step, with a checkpoint, and a
-file RUN/SAVE has it write a checkpoint and go on. checkpoint.resume=auto continues."""
+file RUN/SAVE has it write a checkpoint and go on. checkpoint.resume=auto continues, from the last checkpoint that is
+whole. checkpoint.every_steps=N writes one every N steps while the run goes on, checkpoint.keep_best=true the best."""
 
 TRAIN_KEYS = """\
 Any key of the configuration can be given as key=value, as in

@@ -372,6 +372,20 @@ def test_the_start_is_measured_by_part_with_the_files_that_a_rank_opens():
     assert row["by_all_over_once"] == pytest.approx(row["listed_by_all_seconds"] / row["listed_once_seconds"])
 
 
+def test_the_benchmark_of_checkpoints_compares_the_hold_up_with_a_copy_and_a_write():
+    small = ["--parameters", "100000", "--rounds", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, "tools/bench_checkpoint.py", *small], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["bytes_a_member"] == 2 * 4 * 100_000
+    seconds = {way: figures[f"{way}_seconds"] for way in ("background", "synchronous", "copy")}
+    assert all(spent > 0 for spent in seconds.values())
+    assert figures["background_over_copy"] == pytest.approx(seconds["background"] / seconds["copy"])
+    assert figures["synchronous_over_background"] == pytest.approx(seconds["synchronous"] / seconds["background"])
+
+
 def bench_data(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/bench_data.py", "--batch-size", "2", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

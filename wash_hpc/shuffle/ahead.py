@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, get_native_id
 from typing import Generic, TypeVar
-
-from wash_hpc.nice import give_way
 
 T = TypeVar("T")
 
 # Where cores are scarce, ranks that are still exchanging come before a thread that draws ahead: it is nice, and begins
 # a moment later, a small share of the time from one request to the next.
+_NICENESS = 10
 _PAUSE_SECONDS = 0.005
 _PAUSE_SHARE = 0.1
 
@@ -78,7 +80,9 @@ class Ahead(Generic[T]):
             self._thread = None
 
     def _work(self) -> None:
-        give_way()
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, get_native_id(), _NICENESS)
         asked_before = time.monotonic()
         while (request := self._asked.get()) is not None:
             step, urgent = request

@@ -234,7 +234,7 @@ def read_member(folder: Path, manifest: Manifest, member: int) -> MemberState:
         content = file.read_bytes()
         _require_checksum(file, hashlib.sha256(content).hexdigest(), manifest)
         return MemberState.of_names(load(content))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, LookupError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
 
 
