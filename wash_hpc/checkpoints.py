@@ -175,7 +175,7 @@ class Checkpoints:
         self._orders.writing_since(step)
 
 
-def find_whole(config: Config, world: World, found: list[Found]) -> tuple[Manifest | None, str]:
+def find_whole(config: Config, world: World, found: list[Found]) -> tuple[Manifest | None, list[str]]:
     """The last checkpoint that is whole: each rank reads the file of its member. Collective over the world.
 
     Args:
@@ -184,7 +184,7 @@ def find_whole(config: Config, world: World, found: list[Found]) -> tuple[Manife
         found: the run's checkpoints, the last one first; equal on all ranks.
 
     Returns:
-        Its manifest, None where there are no checkpoints; and a sentence about those that are damaged, or nothing.
+        Its manifest, None where there are no checkpoints; and what the user is to be told of those that are damaged.
 
     Raises:
         CheckpointError: all are damaged; on all ranks.
@@ -194,14 +194,14 @@ def find_whole(config: Config, world: World, found: list[Found]) -> tuple[Manife
         damage = candidate.damage or _first_damage(config, world, candidate.manifest)
         if not damage:
             note = f"damaged: {'; '.join(damaged)}; the checkpoint before, of step {candidate.step}, is used"
-            return candidate.manifest, note if damaged else ""
+            return candidate.manifest, [note] if damaged else []
         damaged.append(damage)
     with agreed(world.comm):
         if damaged:
             raise CheckpointError(
                 f"{config.folder}: no checkpoint is whole: {'; '.join(damaged)}; remove {config.folder} to begin anew"
             )
-    return None, ""
+    return None, []
 
 
 def _first_damage(config: Config, world: World, manifest: Manifest | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from wash_hpc.agreement import require_alike, require_same_software
 from wash_hpc.config import Config, load_run_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import Shard, Source, Split
@@ -69,9 +70,10 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
         overrides: `key=value` arguments over the run's own configuration, such as where its data are by now.
 
     Raises:
-        WashError: not a run, or its data are not there; on all ranks.
+        WashError: not a run, or its data are not there, or the ranks are not alike; on all ranks.
     """
     comm = start_mpi()
+    require_same_software(comm)
     num_members, config = on_root(
         comm, lambda: (count_members(folder), as_judged(load_run_config(folder, overrides))), says_host=True
     )
@@ -87,6 +89,7 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
             load_model(member_file(folder, member), model)
         make_reducer = reducer_class(config.parallel.reducer)
     require_devices_that_fit(config, world, device)
+    require_alike(config, world, model, source, device)
     reducer = make_reducer(world)
     evaluator = Evaluator(config, source, scratch, num_members, Shard(comm.rank, comm.size), reducer)
     return FinishedRun(folder, config, num_members, world, source, evaluator, reducer, model)

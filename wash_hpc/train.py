@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from wash_hpc.agreement import require_alike, require_same_software
 from wash_hpc.checkpoints import Checkpoints, continue_from, find_whole
 from wash_hpc.clock import Stopwatch
 from wash_hpc.config import Config, load_config
@@ -27,7 +28,7 @@ from wash_hpc.data import Content, open_source, read_content, require_content
 from wash_hpc.data.regularize import regularize
 from wash_hpc.data.source import Shard, Source, steps_per_epoch
 from wash_hpc.ensemble.averages import Averages, snapshot_steps
-from wash_hpc.ensemble.flat import describe_parameters, to_channels_last, trainable_parameters
+from wash_hpc.ensemble.flat import to_channels_last, trainable_parameters
 from wash_hpc.errors import ConfigError, StoppedError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.logs import say
@@ -56,11 +57,11 @@ from wash_hpc.storage.summary import Summary
 from wash_hpc.totals import Totals
 
 
-def train(file: str | Path, overrides: Sequence[str] = (), signals: Signals | None = None) -> Summary:
+def train(file: str | Path | None, overrides: Sequence[str] = (), signals: Signals | None = None) -> Summary:
     """Train an ensemble, judge it and leave a run folder. Collective over MPI_COMM_WORLD.
 
     Args:
-        file: a configuration.
+        file: a configuration; None for the defaults.
         overrides: `key=value` arguments.
         signals: that may stop the run; whoever gives them has entered their block. None: it heeds none.
 
@@ -72,6 +73,7 @@ def train(file: str | Path, overrides: Sequence[str] = (), signals: Signals | No
         StoppedError: a signal or the file STOP came; a checkpoint is written. On all ranks.
     """
     comm = start_mpi()
+    require_same_software(comm)
     config = on_root(comm, lambda: load_config(file, overrides))
     finished = on_root(comm, lambda: find_finished(config))
     start_clock.ended("configuration")
@@ -156,7 +158,7 @@ class Setup:
         scratch: another one for evaluation.
         make_reducer: opens the reducer; collective over the world.
         start: the checkpoint to continue from, or None.
-        notes: what a user is to be told of it.
+        notes: what a user is to be told of it, and of the ranks.
     """
 
     world: World
@@ -206,10 +208,9 @@ def set_up(comm: Comm, config: Config) -> Setup:
         source.check_files(Shard(layout.rank, layout.size))
     require_devices_that_fit(config, world, device)
     # Each rank has built its own model, with its own host's libraries, and perhaps made its own data.
-    world.require_same_items(describe_parameters(model), "the members' parameters")
-    world.require_same(source.num_train, "the number of training images")
+    unlike = require_alike(config, world, model, source, device)
     start_clock.ended("data")
-    return Setup(world, device, source, num_steps, model, scratch, make_reducer, start, [damage] if damage else [])
+    return Setup(world, device, source, num_steps, model, scratch, make_reducer, start, [*damage, *unlike])
 
 
 def read_data(config: Config, world: World) -> Content | None:

@@ -96,18 +96,6 @@ def test_ranks_that_draw_differently_are_named(mpi_ranks, comm):
             world.require_same(11 if comm.rank == 1 else 7, "the draw")
 
 
-@pytest.mark.mpi(ranks=[1, 3], timeout=120)
-def test_a_list_that_is_longer_on_some_ranks_names_them_and_the_first_that_differs(mpi_ranks, comm):
-    world = World.open(start_mpi(), None)
-    world.require_same_items(["a", "b"], "the lists")
-    if mpi_ranks > 1:
-        says = "the lists differ between ranks: rank 1, 2 not like the others; rank 1 has b where they have nothing"
-        items = [["a"], ["a", "b"], ["a", "c"]][comm.rank]
-        with pytest.raises(WorldError, match=says) as raised:
-            world.require_same_items(items, "the lists")
-        assert raised.value.agreed
-
-
 FAILING_JOB = """
 import sys, time
 from wash_hpc.parallel.world import abort_on_uncaught_error, start_mpi

@@ -94,22 +94,22 @@ def test_members_that_are_not_alike_are_refused_with_their_ranks_and_what_differ
             [1],
             "open_source",
             with_data(num_classes=5),
-            r"the members' parameters differ between ranks: rank 1 not like the others; rank 1 has "
-            r"classifier.weight \[5, 16\] float32 where they have classifier.weight \[4, 16\] float32",
+            r"^the ranks of this job are not alike: rank 1: parameter 27 classifier.weight \[5, 16\] float32, "
+            r"the others classifier.weight \[4, 16\] float32; .*; expected the same on all of them$",
         ),
         (
             [0, 2],
             "make_initial_model",
             lambda real, given: real(*given).double(),
-            r"rank 1 not like the others; rank 1 has \S+ \[4, 3, 3, 3\] float32 where they have .* float64",
+            r"rank 1: parameter 0 \S+ \[4, 3, 3, 3\] float32, the others .* float64; .*; and \d+ more; expected",
         ),
         (
             [0],
             "build_model",
             lambda real, given: nn.ModuleDict({"inner": real(*given)}),
-            r"rank 0 not like the others; rank 0 has inner\.(\S+) .* where they have \1 ",
+            r"rank 0: the source of model .*; rank 0: parameter 0 inner\.(\S+) .*, the others \1 ",
         ),
-        ([2], "open_source", with_data(num_images=80), "the number of training images differs .*rank 2 has 60, not 48"),
+        ([2], "open_source", with_data(num_images=80), "rank 2: the number of training images 60, the others 48"),
     ]:
         on_ranks(ranks, name, other)
         refuse(tmp_path, comm, [], says)

@@ -19,6 +19,7 @@ LEVELS = [
     {"parallel", "data", "storage", "logs", "machine"},
     {"report", "methods", "optimizer", "cuda_graph", "member"},
     {
+        "agreement",
         "evaluate",
         "provenance",
         "rates",

@@ -203,7 +203,7 @@ def each_method(config: Config) -> list[Config]:
 def make_method(context: Context) -> Method:
     """The method of a configuration, and those of `method.then`, for this rank's member. Collective over the world."""
     made = [
-        _class_of(one.method.name)(replace(context, config=one, number=number))
+        class_of_method(one.method.name)(replace(context, config=one, number=number))
         for number, one in enumerate(each_method(context.config))
     ]
     if len(made) == 1:
@@ -213,7 +213,8 @@ def make_method(context: Context) -> Method:
     return Chain(context, made)
 
 
-def _class_of(name: str) -> type[Method]:
+def class_of_method(name: str) -> type[Method]:
+    """The class of a method that there is."""
     if name in _REGISTERED:
         return _REGISTERED[name]
     kind: type[Method] = getattr(import_module(f"wash_hpc.methods.{name}"), _MODULES[name])

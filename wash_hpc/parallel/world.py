@@ -14,10 +14,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 from types import TracebackType
 from typing import NoReturn, TypeVar, cast
-from zlib import crc32
 
 import numpy as np
 from mpi4py import MPI
@@ -97,29 +95,6 @@ class World:
                 WorldError(f"{what} differs between ranks: rank {ranks} has {values[different[0]]!r}, not {usual!r}")
             )
 
-    def require_same_items(self, items: Sequence[str], what: str) -> None:
-        """Check that a list is equal on all ranks; only where it is not, more than a checksum is sent.
-
-        Collective over `comm`.
-
-        Raises:
-            WorldError: on all ranks, naming those that differ from the majority, and the first item that does.
-        """
-        digests = self.comm.allgather(crc32(repr(items).encode()))
-        if len(set(digests)) == 1:
-            return
-        usual = max(digests, key=digests.count)
-        different = [rank for rank, digest in enumerate(digests) if digest != usual]
-        everyone = self.comm.allgather(list(items))
-        other, expected = everyone[different[0]], everyone[digests.index(usual)]
-        first, second = next(pair for pair in zip_longest(other, expected, fillvalue="nothing") if pair[0] != pair[1])
-        raise _agreed(
-            WorldError(
-                f"{what} differ between ranks: rank {', '.join(map(str, different))} not like the others; "
-                f"rank {different[0]} has {first} where they have {second}"
-            )
-        )
-
     def highest(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """The highest of each of N numbers over all ranks, [N]. Collective over `comm`."""
         found = np.empty_like(numbers)
@@ -129,6 +104,11 @@ class World:
     def barrier(self) -> None:
         """Wait for every rank. Collective over `comm`."""
         self.comm.Barrier()
+
+
+def mpi_library() -> str:
+    """The MPI library that this process has loaded, as it calls itself, such as `Open MPI v5.0.11`."""
+    return MPI.Get_library_version().replace("\0", "").partition(",")[0].splitlines()[0].strip()
 
 
 def start_mpi() -> Comm:
