@@ -230,7 +230,7 @@ def test_damage_in_any_file_of_a_checkpoint_is_found_by_all_ranks_and_the_one_be
     for name, damage in DAMAGES:
         file = checkpoint_folder(spoilt, 8) / name
         on_root_alone(comm, damage, file)
-        manifest, said = find_whole(config, world, on_root(comm, lambda: find_start(config)))
+        manifest, (said,) = find_whole(config, world, on_root(comm, lambda: find_start(config)))
         assert manifest is not None
         assert manifest.step == 6
         assert said.startswith(f"damaged: {file}: ")
