@@ -146,8 +146,8 @@ def describe_software() -> Facts:
         "mpi4py": sys.modules["mpi4py"].__version__,
         "MPI library": mpi_library(),
     }
-    used = {name: sys.modules[module].__version__ for module, name in _LIBRARIES.items() if module in sys.modules}
-    return facts | used
+    used = {name: sys.modules.get(module) for module, name in _LIBRARIES.items()}
+    return facts | {name: str(library.__version__) for name, library in used.items() if library is not None}
 
 
 def describe_settings() -> Facts:

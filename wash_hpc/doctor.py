@@ -94,6 +94,7 @@ def _list_checks(mpi: Finding) -> list[tuple[str, Callable[[], Finding]]]:
 
 def _list_checks_of_ranks(comm: Comm, connections: str) -> list[tuple[str, Callable[[], Finding]]]:
     """What ranks try together. Collective over `comm`, as is each of the checks."""
+    from wash_hpc.agreement import describe_processor, describe_software, require_same_facts
     from wash_hpc.parallel import selftest
 
     seats = selftest.take_seats(comm)
@@ -108,6 +109,12 @@ def _list_checks_of_ranks(comm: Comm, connections: str) -> list[tuple[str, Calla
         text, lines = selftest.try_ways(comm, seats, gpu)
         return Finding("ok", text, tuple(lines))
 
+    def examine_versions() -> Finding:
+        processor = describe_processor(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        differing = require_same_facts(comm, describe_software(), processor)
+        notes = _as_warnings([f"{differing}: they may round otherwise"] if differing else [])
+        return Finding("ok", "the same on all ranks, the code of wash_hpc among them", notes)
+
     return [
         ("python", _examine_python),
         ("MPI", examine_mpi),
@@ -121,6 +128,7 @@ def _list_checks_of_ranks(comm: Comm, connections: str) -> list[tuple[str, Calla
         ("Horovod", lambda: Finding("ok", selftest.try_horovod(comm))),
         ("DALI", _examine_dali),
         ("HDF5", _examine_hdf5),
+        ("versions", examine_versions),  # last: what the others have imported is looked at
     ]
 
 

@@ -151,7 +151,7 @@ def test_doctor_tries_every_part_for_real(num_ranks):
     done = mpirun(num_ranks, "wash-hpc", "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     states = {line[:10].strip(): line[10:].split()[0] for line in done.stdout.splitlines() if line[:1].strip()}
-    parts = ("python", "MPI", "cores", "exchange", "messages", "Horovod", "DALI", "HDF5")
+    parts = ("python", "MPI", "cores", "exchange", "messages", "Horovod", "DALI", "HDF5", "versions")
     assert {part: states[part] for part in parts} == dict.fromkeys(parts, "ok")
     assert f"{num_ranks} rank{'s' * (num_ranks > 1)} on 1 host ({num_ranks} on {platform.node()})" in done.stdout
     assert ("; sm in a host" in done.stdout) == (num_ranks > 1)
@@ -188,7 +188,9 @@ def test_doctor_in_tasks_of_srun_that_do_not_see_each_other_says_so_once():
 
 
 BROKEN = """
-import sys
+import os, platform, sys
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    platform.python_version = lambda: "3.9.9"  # what another host might have
 sys.modules["nvidia.dali"] = None  # not installed
 import wash_hpc.parallel.device as device
 device.shuffle_members = lambda values, draw: values + 1  # an MPI that delivers wrong values
@@ -201,6 +203,9 @@ def test_doctor_exits_with_one_where_something_is_broken_and_says_what_is_missin
     done = mpirun(2, sys.executable, "-c", BROKEN)
     assert done.returncode == 1
     assert "exchange  broken" in done.stdout
+    assert (
+        "versions  broken   WorldError: the ranks of this job are not alike: rank 1: Python 3.9.9, the " in done.stdout
+    )
     assert (
         "DALI      missing  NVIDIA DALI is not installed; install it with: pip install 'wash_hpc[dali]'" in done.stdout
     )
