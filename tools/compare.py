@@ -28,6 +28,7 @@ from wash_hpc.data import open_source
 from wash_hpc.data.source import steps_per_epoch
 from wash_hpc.errors import WashError
 from wash_hpc.storage.run_folder import changed_keys
+from wash_hpc.storage.run_lock import LOCK, RunLock
 
 CONFIG = Path("configs/compare_digits.yaml")
 MEMBERS = 4
@@ -149,6 +150,7 @@ def _train(options: argparse.Namespace, folder: Path, row: Row) -> bool:
         print(f"      {run} has finished before with this configuration")
         return True
     if run.exists():
+        RunLock(run).require_free()
         print(f"      (removing {run}: it has not finished)")
         shutil.rmtree(run)
     bar = "bar" if sys.stderr.isatty() else "lines"  # ranks under mpirun cannot see that somebody is looking
@@ -166,7 +168,7 @@ def _has_finished(run: Path, config: Config) -> bool:
     """
     if not run.exists():
         return False
-    if not (run / "config.yaml").is_file() and any(run.iterdir()):
+    if not (run / "config.yaml").is_file() and any(path.name != LOCK for path in run.iterdir()):
         raise WashError(f"{run}: exists and is no run (nothing was touched); choose another run.name")
     if not (run / "summary.json").is_file():
         return False

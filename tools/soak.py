@@ -39,7 +39,7 @@ from wash_hpc.parallel import end_command, start_mpi
 from wash_hpc.parallel.reducer import Scope
 from wash_hpc.parallel.world import Comm
 from wash_hpc.shuffle.reference import draw_slowly, plan_slowly, shuffle_members
-from wash_hpc.storage.checkpoint import last_manifest
+from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.run_folder import STOP
 from wash_hpc.train import train

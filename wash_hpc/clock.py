@@ -50,6 +50,11 @@ class Stopwatch:
             if len(self._spans) >= _MOST_SPANS:
                 self._add_up(_MOST_SPANS // 2)
 
+    @property
+    def part(self) -> str:
+        """The block that is open, the innermost one; empty between blocks. Any thread may ask."""
+        return "".join(name for name, _ in self._open[-1:])
+
     def read(self) -> dict[str, float]:
         """Seconds by name since the last reading; starts anew from zero. Waits for the GPU."""
         self._add_up(len(self._spans))

@@ -168,6 +168,7 @@ class LogConfig:
     every_steps: int = 10
     consensus_every_steps: int = 100  # costs one average over all parameters; 0: at the end only
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
+    stall_seconds: float = 120.0  # without the end of a step, after which it is said which rank is late; 0: never
 
 
 @dataclass(frozen=True)

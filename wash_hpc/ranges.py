@@ -55,6 +55,7 @@ def _run_rules(config: Config) -> list[Rule]:
             config.log.consensus_every_steps >= 0,
             "0 or more",
         ),
+        ("log.stall_seconds", config.log.stall_seconds, 0 <= config.log.stall_seconds <= 1e6, "0 to a million"),
         ("evaluate.every_epochs", config.evaluate.every_epochs, config.evaluate.every_epochs >= 0, "0 or more"),
         ("evaluate.batch_size", config.evaluate.batch_size, config.evaluate.batch_size >= 1, "at least 1"),
         (

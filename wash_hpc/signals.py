@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable
 from signal import Handlers
 from types import FrameType, TracebackType
+from typing import NoReturn
 
-from wash_hpc.errors import STATUS_AGAIN
+from wash_hpc.errors import STATUS_AGAIN, WashError
 
 AGAIN = (signal.SIGUSR1, signal.SIGUSR2)  # the time is over: the run is to be started again
 Handler = Callable[[int, FrameType | None], object] | int | Handlers | None
@@ -26,7 +27,7 @@ _SECONDS_OF_ONE_REQUEST = 1.0  # scancel may reach a rank twice, by its launcher
 
 
 class Signals:
-    """Catches SIGUSR1, SIGUSR2, SIGINT and SIGTERM while its block runs. Local.
+    """Catches SIGUSR1, SIGUSR2, SIGINT and SIGTERM while its block runs; sees that the process ends after it. Local.
 
     SIGINT stays ignored where it was when the process started, as in the background of a shell. The others are caught
     even then: a job script that ignores SIGTERM, to outlive it itself, hands that on to its ranks and does not mean
@@ -43,18 +44,22 @@ class Signals:
         self._grace_seconds = 0.0
         self._who = "this rank"
         self._before: dict[signal.Signals, Handler] = {}
+        self._left_at: float | None = None
+        self._status = 0
         self._is_watching = False
 
     def end_by_force_after(self, seconds: float, who: str) -> None:
-        """Say how long after a signal the process may go on: a collective whose partner is gone waits for ever.
+        """Say how long the process may go on after a signal, or after the block has ended.
+
+        A collective whose partner is gone waits for ever, and so does the end of MPI.
 
         Args:
-            seconds: from the signal on; 0: as long as it takes.
+            seconds: from the signal on, or from the end of the block; 0: as long as it takes.
             who: this rank, as the message names it.
         """
         self._grace_seconds, self._who = seconds, who
         if self._is_watching:
-            self._writer.send(b"\0")  # the thread may be waiting without a limit: it is to look again
+            self._wake()
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is not threading.main_thread():
@@ -80,7 +85,16 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        self._writer.close()  # ends the thread
+        if self._grace_seconds:
+            self._status = error.status if isinstance(error, WashError) else int(error is not None)
+            self._left_at = time.monotonic()
+            self._wake()
+        else:
+            self._writer.close()  # ends the thread
+
+    def _wake(self) -> None:
+        """Have the thread look again, which may be waiting without a limit."""
+        self._writer.send(b"\0")
 
     def _watch(self) -> None:
         with self._reader:
@@ -97,15 +111,16 @@ class Signals:
                         self._note(signal.Signals(number))
 
     def _seconds_left(self) -> float | None:
-        if self.received is None or not self._grace_seconds:
+        since = self._since if self.received is not None else self._left_at
+        if since is None or not self._grace_seconds:
             return None
-        return max(0.001, self._since + self._grace_seconds - time.monotonic())
+        return max(0.001, since + self._grace_seconds - time.monotonic())
 
     def _note(self, number: signal.Signals) -> None:
         now = time.monotonic()
         if number in FOR_GOOD and self.received in FOR_GOOD:
             if now - self._for_good_since > _SECONDS_OF_ONE_REQUEST:
-                _exit(f"{self._who}: a second {number.name}: ends at once", 128 + number)
+                end_now(f"{self._who}: a second {number.name}: ends at once", 128 + number)
             return
         if self.received is None:
             self._since = now
@@ -115,16 +130,17 @@ class Signals:
             self.received = number
 
     def _end_by_force(self) -> None:
-        assert self.received is not None
-        status = STATUS_AGAIN if self.received in AGAIN else 128 + self.received
-        _exit(
-            f"{self._who}: {self.received.name} came {self._grace_seconds:g} s ago and the run has not stopped since: "
-            "ends by force (checkpoint.grace_seconds)",
-            status,
-        )
+        if self._left_at is not None:
+            status = self._status
+            what = f"the run has ended, and this process has not within {self._grace_seconds:g} s"
+        else:
+            assert self.received is not None
+            status = STATUS_AGAIN if self.received in AGAIN else 128 + self.received
+            what = f"{self.received.name} came {self._grace_seconds:g} s ago and the run has not stopped since"
+        end_now(f"{self._who}: {what}: ends by force (checkpoint.grace_seconds)", status)
 
 
-def _exit(sentence: str, status: int) -> None:
+def end_now(sentence: str, status: int) -> NoReturn:
     """End this process now, whatever its other threads wait for; the launcher then ends the other ranks."""
     sys.stderr.write(f"wash_hpc: {sentence}\n")
     sys.stderr.flush()

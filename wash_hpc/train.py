@@ -13,7 +13,9 @@ it is due (inside `observer.after_step`). About once a second all ranks ask each
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +51,13 @@ from wash_hpc.requirements import (
 )
 from wash_hpc.seeds import Stream, torch_seed
 from wash_hpc.signals import Signals
+from wash_hpc.stalls import StallWatch
 from wash_hpc.startup import start_clock
 from wash_hpc.storage.checkpoint import Manifest
+from wash_hpc.storage.kept import Found
 from wash_hpc.storage.metrics import import_h5py
-from wash_hpc.storage.run_folder import create_folder, find_finished, find_start
+from wash_hpc.storage.run_folder import claim_folder, create_folder, find_finished, find_start
+from wash_hpc.storage.run_lock import RunLock
 from wash_hpc.storage.summary import Summary
 from wash_hpc.totals import Totals
 
@@ -78,27 +83,53 @@ def train(file: str | Path | None, overrides: Sequence[str] = (), signals: Signa
     finished = on_root(comm, lambda: find_finished(config))
     start_clock.ended("configuration")
     if finished is None:
-        return _train(set_up(comm, config), config, signals or Signals())
+        setup, signals = set_up(comm, config), signals or Signals()
+        signals.end_by_force_after(config.checkpoint.grace_seconds, f"rank {comm.rank}")
+        clock = Stopwatch(setup.device)
+        with _folder_held(setup, config) as notes, _stall_watch(setup, config, clock) as stalls:
+            return _train(setup, config, signals, clock, stalls, notes)
     if comm.rank == 0:
         say(f"{config.run.name}: has finished before; nothing is left to do, the results are in {config.folder}")
     return finished
 
 
-def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
+@contextmanager
+def _folder_held(setup: Setup, config: Config) -> Iterator[list[str]]:
+    """Have the run's folder for this run alone while the block runs; gives what the user is to be told.
+
+    Collective over the world as it begins.
+    """
+    lock = RunLock(config.folder)
+    try:
+        note = on_root(setup.world.comm, lambda: claim_folder(config, setup.found, lock))
+        yield [note] if note else []
+    finally:
+        lock.release()
+
+
+def _stall_watch(setup: Setup, config: Config, clock: Stopwatch) -> StallWatch:
+    """Collective over the world."""
+    layout = setup.world.layout
+    name = f"rank {layout.rank} (member {layout.member}, replica {layout.replica}, on {socket.gethostname()})"
+    names = setup.world.comm.allgather(name)
+    first_step = 0 if setup.start is None else setup.start.step
+    return StallWatch(config.folder, layout.rank, names, clock, config.log.stall_seconds, first_step)
+
+
+def _train(
+    setup: Setup, config: Config, signals: Signals, clock: Stopwatch, stalls: StallWatch, notes: list[str]
+) -> Summary:
     """Assemble the parts, do the steps, judge. Collective over the world; raises what `train` raises."""
     world, layout, source, num_steps = setup.world, setup.world.layout, setup.source, setup.num_steps
-    signals.end_by_force_after(config.checkpoint.grace_seconds, f"rank {layout.rank}")
-
     reducer = setup.make_reducer(world)
     start_clock.ended("reducer")
-    clock = Stopwatch(setup.device)
     member = Member(setup.model, config, layout.member, layout.replica, num_steps, reducer, clock)
     start_clock.ended("optimizer")
     per_epoch = steps_per_epoch(source.num_train, config.data.batch_size)
     method = make_method(Context(config, world, reducer, member.model, member.flat, source, num_steps, per_epoch))
     averages = Averages(config.average, member.flat.values, num_steps, per_epoch)
     first_step = continue_from(setup.start, config, member, method, averages, world)
-    notes = on_root(world.comm, lambda: create_folder(config, setup.start))
+    notes += on_root(world.comm, lambda: create_folder(config, setup.start))
     evaluator = Evaluator(config, source, setup.scratch, layout.num_members, Shard(layout.rank, layout.size), reducer)
     totals = Totals(world, reducer, method, setup.start)
     observer = Observer(
@@ -132,6 +163,7 @@ def _train(setup: Setup, config: Config, signals: Signals) -> Summary:
         averages.after_step(step + 1)
         merit = observer.after_step(step + 1)
         stopped = checkpoints.after_step(step + 1, merit)
+        stalls.step_ended(step + 1)
         if stopped:
             break
 
@@ -157,7 +189,8 @@ class Setup:
         model: this member's network with its initial weights, on the device.
         scratch: another one for evaluation.
         make_reducer: opens the reducer; collective over the world.
-        start: the checkpoint to continue from, or None.
+        found: the checkpoints that there are.
+        start: the one to continue from, or None.
         notes: what a user is to be told of it, and of the ranks.
     """
 
@@ -168,6 +201,7 @@ class Setup:
     model: nn.Module
     scratch: nn.Module
     make_reducer: Callable[[World], Reducer]
+    found: list[Found]
     start: Manifest | None
     notes: list[str]
 
@@ -183,7 +217,8 @@ def set_up(comm: Comm, config: Config) -> Setup:
         world = World.open(comm, config.ensemble.members)
     layout = world.layout
     abort_on_uncaught_error(f"rank {layout.rank} (member {layout.member}, replica {layout.replica})", layout.rank)
-    start, damage = find_whole(config, world, on_root(comm, lambda: find_start(config)))
+    found = on_root(comm, lambda: find_start(config))
+    start, damage = find_whole(config, world, found)
     with agreed(comm):
         device = choose_device(config, world)
         require_step_options(config, device)
@@ -210,7 +245,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
     # Each rank has built its own model, with its own host's libraries, and perhaps made its own data.
     unlike = require_alike(config, world, model, source, device)
     start_clock.ended("data")
-    return Setup(world, device, source, num_steps, model, scratch, make_reducer, start, [*damage, *unlike])
+    return Setup(world, device, source, num_steps, model, scratch, make_reducer, found, start, [*damage, *unlike])
 
 
 def read_data(config: Config, world: World) -> Content | None:

@@ -29,6 +29,7 @@ LEVELS = [
         "requirements",
         "file_soup",
         "checkpoint_writer",
+        "stalls",
     },
     {"observe", "checkpoints", "survey"},
     {"train", "predict", "data_facts", "traffic", "method_cost", "memory", "doctor", "basin", "tune", "requeue"},

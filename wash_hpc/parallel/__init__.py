@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -31,6 +32,17 @@ def require_mpi() -> None:
     except (ImportError, RuntimeError) as error:
         raise MissingDependencyError(f"MPI ({error})", INSTALL_MPI) from error
     start_clock.ended("MPI")
+
+
+def finalize_at_exit() -> None:
+    """Have MPI finalized on Python's way out, while threads still run: one may have to end a process that waits.
+
+    mpi4py by itself finalizes after the last thread. Called before Horovod is imported, whose way out comes first.
+    """
+    require_mpi()
+    from mpi4py import MPI
+
+    atexit.register(MPI.Finalize)
 
 
 def require_ranks() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 from wash_hpc.config import Config, dump_config, load_run_config
 from wash_hpc.errors import RunFolderError, StoppedError
 from wash_hpc.storage.checkpoint import CheckpointError, Manifest
 from wash_hpc.storage.files import write_atomically
 from wash_hpc.storage.kept import Found, find_checkpoints, last_manifest, put_aside
+from wash_hpc.storage.run_lock import RunLock
 from wash_hpc.storage.summary import Summary, read_summary
 
 STOP = "STOP"  # a file that a user puts into the folder: stop after this step with a checkpoint, and do not start again
 SAVE = "SAVE"  # likewise: write a checkpoint, and go on
+STALLED = "stalled"  # a folder, there while a step lasts and lasts: where each rank is
 
 # Keys that say where and by what means a run is made, by their beginnings.
 _CHANGE_NO_RESULT = ("parallel.", "run.threads", "data.path", "data.workers", "data.prefetch", "data.decoder_size_hint")
@@ -30,9 +33,7 @@ def find_start(config: Config) -> list[Found]:
     """
     folder, resume = config.folder, config.checkpoint.resume
     if resume == "never" and folder.exists():
-        raise RunFolderError(
-            f"{folder} exists (nothing was touched): choose another run.name, or continue with checkpoint.resume=auto"
-        )
+        raise _exists(folder)
     if (folder / STOP).exists():
         raise StoppedError(f"{folder / STOP}: this file says that the run is to stop; remove it to go on")
     found = [] if resume == "never" else find_checkpoints(folder)
@@ -67,8 +68,42 @@ def find_finished(config: Config) -> Summary | None:
     )
 
 
+def claim_folder(config: Config, found: list[Found], lock: RunLock) -> str:
+    """Make the run's folder, and have it for this run alone until `lock` is released. Nothing else is written.
+
+    Args:
+        config: the run's.
+        found: what `find_start` gave.
+        lock: of the folder.
+
+    Returns:
+        What a user is to be told; empty: nothing.
+
+    Raises:
+        RunFolderError: another run is going on in it, or has gone on since; or it cannot be made.
+    """
+    folder, resume = config.folder, config.checkpoint.resume
+    try:
+        folder.mkdir(parents=True, exist_ok=resume != "never")
+    except FileExistsError:
+        raise _exists(folder) from None
+    except OSError as error:
+        raise RunFolderError(f"{folder}: cannot be made: {error.strerror}") from error
+    note = lock.take()
+    shutil.rmtree(folder / STALLED, ignore_errors=True)  # of a run that was killed
+    if resume != "never" and (find_finished(config) is not None or find_start(config) != found):
+        raise RunFolderError(f"{folder}: another run has gone on in it just now: start again to go on from there")
+    return note
+
+
+def _exists(folder: Path) -> RunFolderError:
+    return RunFolderError(
+        f"{folder} exists (nothing was touched): choose another run.name, or continue with checkpoint.resume=auto"
+    )
+
+
 def create_folder(config: Config, start: Manifest | None = None) -> list[str]:
-    """Make the run's folder and write `config.yaml`; what an earlier start came to speaks no longer for this run.
+    """Write `config.yaml` into the run's folder, made where need be; what an earlier start came to speaks no longer.
 
     What its killed writers have left, and checkpoints beyond the start, which are damaged, are put aside.
 
@@ -91,7 +126,7 @@ def create_folder(config: Config, start: Manifest | None = None) -> list[str]:
             how = "continues" if is_continued else "starts"
             notes.append(f"{how} with other values than before: {', '.join(changes)}")
     try:
-        folder.mkdir(parents=True, exist_ok=config.checkpoint.resume != "never")
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").unlink(missing_ok=True)
         if not is_continued:  # then members may be others, and more, than this run's will be
             shutil.rmtree(folder / "members", ignore_errors=True)

@@ -1,0 +1,191 @@
+"""Which rank holds up a run in which no step ends. No MPI: it may be MPI that hangs.
+
+Nothing is written while steps end. A rank whose step lasts puts a *sign* into the folder `stalled` of the run, an empty
+file whose name says rank, steps done and the part of the step that it is in, and so do all, because ranks wait for each
+other. The lowest rank that has given one then reads them all and says who is late: ranks that have given none, which
+are stopped, hung or gone; else, of those that have done the fewest steps, the ones that are at work of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from wash_hpc.clock import Stopwatch
+from wash_hpc.parallel.placement import list_first
+from wash_hpc.storage.run_folder import STALLED
+
+_OWN_WORK = ("data", "compute")  # in the other parts ranks wait for each other
+_BETWEEN = "between"  # two steps: the log, evaluations, checkpoints
+_MOST_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Where a rank is.
+
+    Attributes:
+        rank: which.
+        step: updates it has done.
+        part: of the step after these; or `between`.
+    """
+
+    rank: int
+    step: int
+    part: str
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.rank}-{self.step}-{self.part}"
+
+    @classmethod
+    def read(cls, name: str) -> Sign:
+        """The sign of a file of this name."""
+        rank, step, part = name.split("-")
+        return cls(int(rank), int(step), part)
+
+    def __str__(self) -> str:
+        return f"{self.part} of step {self.step + 1}" if self.part != _BETWEEN else f"between steps, after {self.step}"
+
+
+def find_late(signs: Sequence[Sign], names: Sequence[str]) -> str:
+    """Who is late, as the end of a sentence; empty where that cannot be told from an evaluation that takes its time.
+
+    Args:
+        signs: at least one, of a rank at most one.
+        names: of all ranks.
+    """
+    given = {sign.rank for sign in signs}
+    silent = [name for rank, name in enumerate(names) if rank not in given]
+    if silent:
+        others = ", ".join(f"{number} in {where}" for where, number in Counter(map(str, signs)).items())
+        return f"{list_first(silent)} gives no sign of life: stopped, hung, or its host is lost? Others: {others}"
+    fewest = min(sign.step for sign in signs)
+    slowest = [sign for sign in signs if sign.step == fewest]
+    late = [sign for sign in slowest if sign.part in _OWN_WORK]
+    if not late and len(slowest) < len(signs):
+        late = slowest
+    if late:
+        who = "all ranks are" if len(late) == len(names) else f"{list_first([names[sign.rank] for sign in late])} is"
+        where = ", ".join(dict.fromkeys(map(str, late)))
+        return f"{who} in {where}" + ("" if len(late) == len(names) else "; the others wait")
+    if all(sign.part == _BETWEEN for sign in signs):
+        return ""
+    return f"all ranks wait for each other in {', '.join(dict.fromkeys(map(str, slowest)))}: is the network lost?"
+
+
+class StallWatch:
+    """Says on standard error that no step ends, who is late, and when it goes on. Local; a context manager.
+
+    Args:
+        folder: the run's, which all ranks see.
+        rank: this one.
+        names: of all ranks, as they are to be named.
+        clock: the loop's; says in which part of a step this rank is.
+        seconds: without the end of a step, after which it is said, and again after twice as long, and so on; 0: never.
+        first_step: steps already done.
+    """
+
+    def __init__(
+        self, folder: Path, rank: int, names: Sequence[str], clock: Stopwatch, seconds: float, first_step: int
+    ) -> None:
+        self._folder = folder / STALLED
+        self._pause = min(_MOST_SECONDS_BETWEEN_LOOKS, seconds / 8)
+        self._run = folder.name
+        self._rank = rank
+        self._names = names
+        self._clock = clock
+        self._seconds = seconds
+        self._done = (first_step, time.monotonic())
+        self._seen = self._done
+        self._sign: Sign | None = None
+        self._signed_at = 0.0
+        self._due = seconds
+        self._has_spoken = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stalls", daemon=True)
+
+    def __enter__(self) -> StallWatch:
+        if self._seconds:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._seconds:
+            self._thread.join(_MOST_SECONDS_BETWEEN_LOOKS)  # it may hang with its file system
+            self._withdraw()
+
+    def step_ended(self, step: int) -> None:
+        """Update number `step` is done, and all that follows it."""
+        self._done = (step, time.monotonic())
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._pause):
+            done, now = self._done, time.monotonic()
+            if done != self._seen:
+                self._goes_on(now)
+                self._seen = done
+            lasts = now - done[1]
+            if lasts > self._seconds / 2:
+                self._give_sign(Sign(self._rank, done[0], self._clock.part or _BETWEEN), now)
+            # After half the time all have given a sign. Who was stopped itself finds that much is over, and waits, too.
+            if self._sign is not None and lasts > self._due and now - self._signed_at > self._seconds / 2:
+                self._due = 2 * lasts
+                self._speak(lasts)
+
+    def _give_sign(self, sign: Sign, now: float) -> None:
+        if sign == self._sign:
+            return
+        with suppress(OSError):
+            self._folder.mkdir(exist_ok=True)
+            (self._folder / sign.name).touch()
+            before, self._sign = self._sign, sign
+            if before is None:
+                self._signed_at = now
+            else:
+                (self._folder / before.name).unlink()
+
+    def _speak(self, lasts: float) -> None:
+        try:
+            signs = [Sign.read(name) for name in os.listdir(self._folder)]  # noqa: PTH208 (names, not paths)
+        except (OSError, ValueError):
+            return
+        self._ended.wait(self._pause)
+        if self._done != self._seen or self._rank > min((sign.rank for sign in signs), default=-1):
+            return  # it goes on, and signs were being withdrawn; or another rank speaks
+        late = find_late(list({sign.rank: sign for sign in signs}.values()), self._names)
+        if late:
+            self._has_spoken = True
+            _say(f"{self._run}: no step has ended for {lasts:.0f} s: {late} (log.stall_seconds)")
+
+    def _goes_on(self, now: float) -> None:
+        if self._has_spoken:
+            _say(f"{self._run}: it goes on after {now - self._seen[1]:.0f} s, with step {self._done[0]}")
+        self._has_spoken = False
+        self._due = self._seconds
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        if self._sign is not None:
+            with suppress(OSError):
+                (self._folder / self._sign.name).unlink()
+            self._sign = None
+            with suppress(OSError):  # as long as others have not withdrawn theirs
+                self._folder.rmdir()
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"wash_hpc: {sentence}\n")
+    sys.stderr.flush()
