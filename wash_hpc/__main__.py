@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wash_hpc import __version__
 from wash_hpc.errors import WashError
-from wash_hpc.parallel import end_command, finalize_at_exit, require_mpi, require_ranks, start_mpi
+from wash_hpc.parallel import end_command, require_mpi, require_ranks, start_mpi, wait_at_exit
 from wash_hpc.signals import Signals
 from wash_hpc.usage import (
     DESCRIPTION,
@@ -55,7 +55,7 @@ def _train(options: argparse.Namespace) -> int:
         )
     with Signals() as signals:  # from the first moment: MPI and torch may take minutes to start
         require_ranks()
-        finalize_at_exit()
+        wait_at_exit()
         from wash_hpc.train import train
 
         train(options.config, options.overrides, signals)

@@ -1,13 +1,15 @@
 """Which rank holds up a run in which no step ends. No MPI: it may be MPI that hangs.
 
 Nothing is written while steps end. A rank whose step lasts puts a *sign* into the folder `stalled` of the run, an empty
-file whose name says rank, steps done and the part of the step that it is in, and so do all, because ranks wait for each
-other. The lowest rank that has given one then reads them all and says who is late: ranks that have given none, which
-are stopped, hung or gone; else, of those that have done the fewest steps, the ones that are at work of their own.
+file whose name says rank, steps done and the part of the step that it is in, and gives it a new name now and then. So
+do all, because ranks wait for each other. The lowest rank that still does so then reads them all and says who is late:
+ranks whose sign is missing or old, which are stopped, hung or gone; else, of those that have done the fewest steps, the
+ones that are at work of their own.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -36,22 +38,24 @@ class Sign:
         rank: which.
         step: updates it has done.
         part: of the step after these; or `between`.
+        number: of signs given before.
     """
 
     rank: int
     step: int
     part: str
+    number: int = 0
 
     @property
     def name(self) -> str:
         """Of its file."""
-        return f"{self.rank}-{self.step}-{self.part}"
+        return f"{self.rank}-{self.step}-{self.part}-{self.number}"
 
     @classmethod
     def read(cls, name: str) -> Sign:
         """The sign of a file of this name."""
-        rank, step, part = name.split("-")
-        return cls(int(rank), int(step), part)
+        rank, step, part, number = name.split("-")
+        return cls(int(rank), int(step), part, int(number))
 
     def __str__(self) -> str:
         return f"{self.part} of step {self.step + 1}" if self.part != _BETWEEN else f"between steps, after {self.step}"
@@ -99,7 +103,6 @@ class StallWatch:
         self, folder: Path, rank: int, names: Sequence[str], clock: Stopwatch, seconds: float, first_step: int
     ) -> None:
         self._folder = folder / STALLED
-        self._pause = min(_MOST_SECONDS_BETWEEN_LOOKS, seconds / 8)
         self._run = folder.name
         self._rank = rank
         self._names = names
@@ -108,7 +111,9 @@ class StallWatch:
         self._done = (first_step, time.monotonic())
         self._seen = self._done
         self._sign: Sign | None = None
-        self._signed_at = 0.0
+        self._signed_at = -math.inf
+        self._old: set[str] = set()  # names of signs some time ago
+        self._listed_at = math.inf
         self._due = seconds
         self._has_spoken = False
         self._ended = threading.Event()
@@ -132,40 +137,45 @@ class StallWatch:
         self._done = (step, time.monotonic())
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._pause):
-            done, now = self._done, time.monotonic()
-            if done != self._seen:
-                self._goes_on(now)
-                self._seen = done
-            lasts = now - done[1]
-            if lasts > self._seconds / 2:
-                self._give_sign(Sign(self._rank, done[0], self._clock.part or _BETWEEN), now)
-            # After half the time all have given a sign. Who was stopped itself finds that much is over, and waits, too.
-            if self._sign is not None and lasts > self._due and now - self._signed_at > self._seconds / 2:
-                self._due = 2 * lasts
-                self._speak(lasts)
+        while not self._ended.wait(min(_MOST_SECONDS_BETWEEN_LOOKS, self._seconds / 16)):
+            with suppress(OSError):  # a file system that hangs may be why no step ends
+                self._look(self._done, time.monotonic())
 
-    def _give_sign(self, sign: Sign, now: float) -> None:
-        if sign == self._sign:
-            return
-        with suppress(OSError):
-            self._folder.mkdir(exist_ok=True)
+    def _look(self, done: tuple[int, float], now: float) -> None:
+        """Give signs from half the time on, list them at three quarters, and at the end judge by the new ones."""
+        if done != self._seen:
+            self._goes_on(now)
+            self._seen = done
+        lasts, quarter = now - done[1], self._seconds / 4
+        if lasts > 2 * quarter and now - self._signed_at > quarter / 2:
+            self._give_sign(done[0])
+            self._signed_at = now
+        if lasts > self._due - quarter and self._listed_at == math.inf:
+            self._old, self._listed_at = self._list(), now
+        # A rank that was itself stopped finds that much is over, and waits, too, for whether it goes on.
+        if lasts > self._due and now - self._listed_at > quarter:
+            self._speak([Sign.read(name) for name in self._list() - self._old], lasts)
+            self._due, self._listed_at = 2 * lasts, math.inf
+
+    def _list(self) -> set[str]:
+        return set(os.listdir(self._folder))  # noqa: PTH208 (names, not paths)
+
+    def _give_sign(self, step: int) -> None:
+        before = self._sign
+        number = 0 if before is None else before.number + 1
+        sign = Sign(self._rank, step, self._clock.part or _BETWEEN, number)
+        self._folder.mkdir(exist_ok=True)
+        if before is None:
             (self._folder / sign.name).touch()
-            before, self._sign = self._sign, sign
-            if before is None:
-                self._signed_at = now
-            else:
-                (self._folder / before.name).unlink()
+        else:
+            (self._folder / before.name).replace(self._folder / sign.name)
+        self._sign = sign
 
-    def _speak(self, lasts: float) -> None:
-        try:
-            signs = [Sign.read(name) for name in os.listdir(self._folder)]  # noqa: PTH208 (names, not paths)
-        except (OSError, ValueError):
+    def _speak(self, signs: Sequence[Sign], lasts: float) -> None:
+        """Say who is late, where this is the lowest rank that could, and it has not gone on meanwhile."""
+        if self._done != self._seen or self._rank != min((sign.rank for sign in signs), default=-1):
             return
-        self._ended.wait(self._pause)
-        if self._done != self._seen or self._rank > min((sign.rank for sign in signs), default=-1):
-            return  # it goes on, and signs were being withdrawn; or another rank speaks
-        late = find_late(list({sign.rank: sign for sign in signs}.values()), self._names)
+        late = find_late(signs, self._names)
         if late:
             self._has_spoken = True
             _say(f"{self._run}: no step has ended for {lasts:.0f} s: {late} (log.stall_seconds)")
@@ -174,16 +184,16 @@ class StallWatch:
         if self._has_spoken:
             _say(f"{self._run}: it goes on after {now - self._seen[1]:.0f} s, with step {self._done[0]}")
         self._has_spoken = False
-        self._due = self._seconds
+        self._due, self._listed_at = self._seconds, math.inf
         self._withdraw()
 
     def _withdraw(self) -> None:
-        if self._sign is not None:
-            with suppress(OSError):
-                (self._folder / self._sign.name).unlink()
-            self._sign = None
-            with suppress(OSError):  # as long as others have not withdrawn theirs
-                self._folder.rmdir()
+        if self._sign is None:
+            return
+        sign, self._sign, self._signed_at = self._sign, None, -math.inf
+        with suppress(OSError):
+            (self._folder / sign.name).unlink()
+            self._folder.rmdir()  # not as long as others have not withdrawn theirs
 
 
 def _say(sentence: str) -> None:

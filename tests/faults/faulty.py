@@ -11,7 +11,10 @@ from pathlib import Path
 from tests.support import TINY, mpirun
 
 Fault = tuple[int, int, str]
-"""In which step, from 1, while it fetches its batch, which member's rank runs which Python code."""
+"""In which step, from 1, while it fetches its batch, which member's rank runs which code; 0: before the first."""
+
+PLAIN = [sys.executable, "-c"]
+"""How a rank is started as users start it; the fixture `forked` is faster."""
 
 # The step's data are where code is run: the other ranks go on to their first collective.
 FAULTY = """
@@ -25,6 +28,9 @@ faults = json.loads(sys.argv[1])
 regularize = train.regularize
 
 def regularize_and_break(raw, config, member, replica, first_step, num_classes):
+    for at, who, code in faults:
+        if (at, who) == (0, member):
+            exec(code)
     for step, batch in enumerate(regularize(raw, config, member, replica, first_step, num_classes), first_step + 1):
         for at, who, code in faults:
             if (at, who) == (step, member):
@@ -38,21 +44,26 @@ MAIN = "sys.exit(main(sys.argv[2:]))"
 # A run of 12 steps with a checkpoint after every third.
 RUN = [*TINY, "train.steps=12", "checkpoint.every_steps=3", "log.every_steps=1", "parallel.reducer=mpi"]
 
+# Ranks ask each other once a second whether they are to stop: a run that is to notice must last some seconds.
+UNHURRIED: list[Fault] = [(step, 0, "time.sleep(0.3)") for step in range(1, 13)]
 
-def command(folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN) -> list[str]:
-    """What mpirun is to start; `program` comes behind FAULTY."""
+
+def command(
+    start: list[str], folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN
+) -> list[str]:
+    """What mpirun is to start: `start` is PLAIN or the fixture `forked`, `program` comes behind FAULTY."""
     config = folder / "tiny.yaml"
     config.write_text("{}\n")
     where = [f"run.dir={folder}", f"run.name={name}"]
     words = ["train", str(config), *RUN, *where, "checkpoint.resume=auto", *overrides]
-    return [sys.executable, "-c", FAULTY + program, json.dumps(faults), *words]
+    return [*start, FAULTY + program, json.dumps(faults), *words]
 
 
 def run(
-    folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN
+    start: list[str], folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN
 ) -> subprocess.CompletedProcess[str]:
     """Start, or go on with, a run on two ranks."""
-    return mpirun(2, *command(folder, name, faults, *overrides, program=program))
+    return mpirun(2, *command(start, folder, name, faults, *overrides, program=program))
 
 
 def why_no_mount(folder: Path) -> str:

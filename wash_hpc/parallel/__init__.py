@@ -34,15 +34,16 @@ def require_mpi() -> None:
     start_clock.ended("MPI")
 
 
-def finalize_at_exit() -> None:
-    """Have MPI finalized on Python's way out, while threads still run: one may have to end a process that waits.
+def wait_at_exit() -> None:
+    """Have the ranks wait for each other on Python's way out, while threads run that may end a process by force.
 
-    mpi4py by itself finalizes after the last thread. Called before Horovod is imported, whose way out comes first.
+    Else they would wait in MPI_Finalize, in which mpi4py lets no thread run. Called before Horovod is imported, whose
+    own way out then comes first.
     """
     require_mpi()
     from mpi4py import MPI
 
-    atexit.register(MPI.Finalize)
+    atexit.register(MPI.COMM_WORLD.Barrier)
 
 
 def require_ranks() -> None:
