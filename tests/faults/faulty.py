@@ -13,9 +13,6 @@ from tests.support import TINY, mpirun
 Fault = tuple[int, int, str]
 """In which step, from 1, while it fetches its batch, which member's rank runs which code; 0: before the first."""
 
-PLAIN = [sys.executable, "-c"]
-"""How a rank is started as users start it; the fixture `forked` is faster."""
-
 # The step's data are where code is run: the other ranks go on to their first collective.
 FAULTY = """
 import json, os, random, signal, subprocess, sys, threading, time
@@ -48,22 +45,20 @@ RUN = [*TINY, "train.steps=12", "checkpoint.every_steps=3", "log.every_steps=1",
 UNHURRIED: list[Fault] = [(step, 0, "time.sleep(0.3)") for step in range(1, 13)]
 
 
-def command(
-    start: list[str], folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN
-) -> list[str]:
-    """What mpirun is to start: `start` is PLAIN or the fixture `forked`, `program` comes behind FAULTY."""
+def command(folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN) -> list[str]:
+    """What mpirun is to start; `program` comes behind FAULTY."""
     config = folder / "tiny.yaml"
     config.write_text("{}\n")
     where = [f"run.dir={folder}", f"run.name={name}"]
     words = ["train", str(config), *RUN, *where, "checkpoint.resume=auto", *overrides]
-    return [*start, FAULTY + program, json.dumps(faults), *words]
+    return [sys.executable, "-c", FAULTY + program, json.dumps(faults), *words]
 
 
 def run(
-    start: list[str], folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN
+    folder: Path, name: str, faults: list[Fault], *overrides: str, program: str = MAIN
 ) -> subprocess.CompletedProcess[str]:
     """Start, or go on with, a run on two ranks."""
-    return mpirun(2, *command(start, folder, name, faults, *overrides, program=program))
+    return mpirun(2, *command(folder, name, faults, *overrides, program=program))
 
 
 def why_no_mount(folder: Path) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.faults.faulty import MAIN, Fault, run
 from tests.support import equal_weights
-from wash_hpc.storage.checkpoint import last_manifest, read_member
+from wash_hpc.storage.checkpoint import read_member
+from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.metrics import metrics_files, read_metrics
 from wash_hpc.storage.summary import read_summary
 
@@ -32,15 +33,13 @@ def moment(numbers: random.Random, number: int, first_step: int) -> tuple[list[F
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_as_one_that_was_not_and_can_be_loaded_each_time(
-    tmp_path: Path, forked: list[str]
-) -> None:
+def test_a_run_killed_twenty_times_ends_as_one_that_was_not_and_can_be_loaded_each_time(tmp_path: Path) -> None:
     shared = [f"train.steps={NUM_STEPS}", f"checkpoint.every_steps={EVERY}", "model.name=mlp"]
     seed = random.randrange(2**32)
     numbers, folder, step = random.Random(seed), tmp_path / "killed", 0
     for number in range(NUM_KILLS):
         faults, before = moment(numbers, number, step)
-        done = run(forked, tmp_path, "killed", faults, *shared, program=before + MAIN)
+        done = run(tmp_path, "killed", faults, *shared, program=before + MAIN)
         said = f"seed {seed}, kill {number}: {done.stderr}"
         assert done.returncode == 137, said
         assert "Traceback" not in done.stderr, said
@@ -57,9 +56,9 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not_and_can_be_loaded_ea
             assert records == list(range(1, len(records) + 1)), said
             assert len(records) - step <= 2 * EVERY, f"more is lost than the steps since the last checkpoint; {said}"
     assert step > 0
-    done = run(forked, tmp_path, "killed", [], *shared)
+    done = run(tmp_path, "killed", [], *shared)
     assert done.returncode == 0, done.stderr
-    assert run(forked, tmp_path, "whole", [], *shared, "checkpoint.every_steps=0").returncode == 0
+    assert run(tmp_path, "whole", [], *shared, "checkpoint.every_steps=0").returncode == 0
     whole = tmp_path / "whole"
     assert equal_weights(whole, folder), f"seed {seed}"
     assert read_metrics(folder).loss.tolist() == read_metrics(whole).loss.tolist()

@@ -17,7 +17,7 @@ import pytest
 from tests.faults.faulty import UNHURRIED, Fault, mount, run, unmount, why_no_mount
 from tests.support import equal_weights
 from wash_hpc.errors import STATUS_STOPPED
-from wash_hpc.storage.checkpoint import last_manifest
+from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.summary import read_summary
 
@@ -76,13 +76,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def starts(folder: Path, forked: list[str]) -> dict[str, Start]:
+def starts(folder: Path) -> dict[str, Start]:
     """All starts of the run, by the fault that they met."""
     disk = folder / "disk"
 
     def start(*faults: Fault, before: str = "") -> Start:
         program = f"{before}\nsys.exit(main(sys.argv[2:]))"
-        ended = run(forked, disk, "run", list(faults), program=program)
+        ended = run(disk, "run", list(faults), program=program)
         manifest = last_manifest(disk / "run")
         return Start(ended, 0 if manifest is None else manifest.step, read_metrics(disk / "run").step.tolist())
 
@@ -140,12 +140,12 @@ def test_ctrl_c_that_reaches_one_rank_stops_all_with_a_checkpoint(starts: dict[s
 
 @pytest.mark.slow
 def test_after_all_faults_and_with_a_clock_that_jumps_the_run_ends_as_one_that_met_none(
-    folder: Path, starts: dict[str, Start], forked: list[str]
+    folder: Path, starts: dict[str, Start]
 ) -> None:
     ended = starts["jumping clock"].ended
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
-    done = run(forked, folder, "whole", [])
+    done = run(folder, "whole", [])
     assert done.returncode == 0, done.stderr
     whole = folder / "whole"
     after = folder / "disk" / "run"

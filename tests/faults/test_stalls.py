@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.faulty import PLAIN, RUN, UNHURRIED, command, files_of, run
+from tests.faults.faulty import RUN, UNHURRIED, command, files_of, run
 from tests.support import mpirun
 from wash_hpc.config import load_config
 from wash_hpc.errors import STATUS_STOPPED
@@ -56,7 +56,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     launcher = shutil.which("mpirun")
     assert launcher is not None
     process = subprocess.Popen(
-        [launcher, "-n", "2", *command(PLAIN, folder, "run", faults, "log.stall_seconds=3")],
+        [launcher, "-n", "2", *command(folder, "run", faults, "log.stall_seconds=3")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -170,7 +170,7 @@ finally:
 def test_a_run_that_has_stopped_and_hangs_on_its_way_out_is_ended_by_force(tmp_path: Path) -> None:
     """One rank never comes to the end of MPI, in which the other waits for it."""
     stop = (5, 1, "os.kill(os.getpid(), signal.SIGTERM)")
-    done = run(PLAIN, tmp_path, "run", [*UNHURRIED, stop], "checkpoint.grace_seconds=4", program=HANGS)
+    done = run(tmp_path, "run", [*UNHURRIED, stop], "checkpoint.grace_seconds=4", program=HANGS)
     assert done.returncode == STATUS_STOPPED, done.stderr
     assert "run: stopped after step" in done.stderr
     said = "the run has ended, and this process has not within 4 s: ends by force (checkpoint.grace_seconds)"
