@@ -138,7 +138,7 @@ class StallWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(min(_MOST_SECONDS_BETWEEN_LOOKS, self._seconds / 16)):
-            with suppress(OSError):  # a file system that hangs may be why no step ends
+            with suppress(OSError, ValueError):  # a file system in trouble may be why no step ends
                 self._look(self._done, time.monotonic())
 
     def _look(self, done: tuple[int, float], now: float) -> None:

@@ -145,3 +145,8 @@ def test_modules_and_functions_stay_short():
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno <= 70, f"{file}:{node.name} is long"
+
+
+def test_no_duration_is_taken_from_the_time_of_day_which_may_jump():
+    """Only how old a file is has to be: `tools/summarize.py --follow` shows it, and nothing follows from it."""
+    assert [name_of(file) for file in modules() if "time.time" in file.read_text()] == ["report.follow"]
