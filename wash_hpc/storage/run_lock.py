@@ -208,8 +208,12 @@ def _look(path: Path) -> _Seen | None:
 
 
 def _this_kernel() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    """Equal to nothing where the system does not say, so that LOCK is watched instead."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return uuid.uuid4().hex
 
 
 def _start_of(process: int) -> int:
