@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wash_hpc import __version__
-from wash_hpc.errors import WashError
+from wash_hpc.errors import WashError, printable
 from wash_hpc.parallel import end_command, require_mpi, require_ranks, start_mpi, wait_at_exit
 from wash_hpc.signals import Signals
 from wash_hpc.usage import (
@@ -164,7 +164,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _print(text: str) -> int:
     """Print what a command came to; ranks other than the root have nothing to say."""
     if text:
-        print(text, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), flush=True)
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -251,7 +252,7 @@ def load_run_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
 def _load(given: Any, overrides: Sequence[str]) -> Config:
     try:
         given = merge_overrides(OmegaConf.create(given), overrides)
-        merged = OmegaConf.merge(OmegaConf.structured(Config), with_short_forms(given))
+        merged = OmegaConf.merge(_defaults(), with_short_forms(given))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
@@ -274,6 +275,12 @@ def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
         + (f"; did you mean {near[0]}?" if near else ";")
         + f" there are {', '.join(known)}"
     )
+
+
+@cache
+def _defaults() -> Any:
+    """OmegaConf's form of the defaults; to make it takes longer than all else that loading does. Not to be changed."""
+    return OmegaConf.structured(Config)
 
 
 def _with_own_defaults(config: Config) -> Config:

@@ -6,31 +6,72 @@ Owns how they are merged and the short forms that are allowed. Which keys there 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from wash_hpc.errors import ConfigError
 from wash_hpc.method_kinds import DEFAULT, common_options, is_foreign
 
+_MOST_CHARACTERS = 2**16  # the longest in configs/ has 3000; YAML's scanner takes time by their square
+_MOST_LEVELS = 20  # of sections and lists in each other
+_NO_VALUE = "???"  # what OmegaConf takes for a value that is still to come
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as OmegaConf's: two parsers might read two things
+
 
 def read_yaml(file: Path) -> Any:
     """The sections in a YAML file.
 
     Raises:
-        ConfigError: absent, unreadable, or not sections of keys.
+        ConfigError: absent, unreadable, more than plain values, or not sections of keys.
     """
-    if not file.is_file():
-        raise ConfigError(f"{file}: there is no such configuration file")
     try:
-        content = OmegaConf.load(file)
+        if not file.is_file():
+            raise ConfigError(f"{file}: there is no such configuration file")
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_MOST_CHARACTERS + 1)
+        _require_plain(text, str(file))
+        content = OmegaConf.load(StringIO(text))
+    except ConfigError:
+        raise
     except Exception as error:  # PyYAML's many errors share no base with OmegaConf's
         raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not OmegaConf.is_dict(content):
         raise ConfigError(f"{file}: expected sections of keys (run:, data:, method: ...)")
     return content
+
+
+def _require_plain(text: str, where: str) -> None:
+    """Refuse what no plain value needs, before anything is built from a text that others may have written.
+
+    A reference could bring an environment variable into files that the run writes, and the YAML library ends the
+    process where sections are in each other some thousands deep.
+
+    Args:
+        text: YAML, perhaps wrong.
+        where: the file, or the key.
+
+    Raises:
+        ConfigError: naming both.
+        yaml.YAMLError: it is no YAML.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        raise ConfigError(f"{where}: expected a configuration of at most {_MOST_CHARACTERS:,} characters")
+    level = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if level > _MOST_LEVELS:
+            raise ConfigError(f"{where}: sections or lists in each other, more than {_MOST_LEVELS} deep")
+        if isinstance(event, yaml.ScalarEvent):
+            place = f"{where}: line {event.start_mark.line + 1}" if "\n" in text else where
+            if "${" in event.value:
+                raise ConfigError(f"{place}: refers to another value by ${{...}}; expected the value itself")
+            if event.value == _NO_VALUE:
+                raise ConfigError(f"{place}: {_NO_VALUE} stands for no value; expected one")
 
 
 def merge_overrides(given: Any, overrides: Sequence[str]) -> Any:
@@ -73,10 +114,14 @@ def _name_method(given: Any, overrides: Sequence[str]) -> Any:
 
 def _merge(given: Any, overrides: Sequence[str]) -> Any:
     for override in overrides:
-        if "=" not in override:
+        key, equals, value = override.partition("=")
+        if not equals:
             raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
         try:
+            _require_plain(value, key)
             given.merge_with_dotlist([override])
+        except ConfigError:
+            raise
         except OmegaConfBaseException as error:
             raise ConfigError(f"{override}: {explain(error)}") from error
         except Exception as error:  # PyYAML's, as in read_yaml, and of a key that is none of a list
@@ -117,9 +162,9 @@ def _with_lists(given: Any) -> Any:
         value = OmegaConf.select(given, key)
         if value is not None and not OmegaConf.is_list(value):
             OmegaConf.update(given, key, [value])
-    for key in ("data.crop_scale", "data.mean", "data.std"):
+    for key in ("data.crop_scale", "data.mean", "data.std", "data.decoder_size_hint"):
         value = OmegaConf.select(given, key)
-        if OmegaConf.is_dict(value):  # as by data.mean.0=0.5, to which OmegaConf says nothing of the key
+        if value is not None and not OmegaConf.is_list(value):  # OmegaConf says of a section nothing, of others little
             raise ConfigError(f"{key}={value}: expected a list of numbers")
     return given
 
@@ -127,7 +172,7 @@ def _with_lists(given: Any) -> Any:
 def explain(error: OmegaConfBaseException) -> str:
     """The first sentence of an OmegaConf error, with the full key in front of it."""
     first = str(error).splitlines()[0]
-    if "is not a subclass of" in first:  # as in method=wash, meant for method.name=wash
+    if error.full_key is None and "is not a subclass of" in first:  # as in method=wash, meant for method.name=wash
         section = first.split("subclass of ")[1].split("Config")[0].lower()
         return f"{section}: expected a key of this section, as in {section}.KEY=VALUE"
     return f"{error.full_key}: {first}" if error.full_key else first

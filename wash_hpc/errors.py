@@ -7,8 +7,26 @@ or a fault: it propagates and aborts the job.
 
 from __future__ import annotations
 
+import unicodedata
+
 STATUS_STOPPED = 3
 STATUS_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+def printable(text: str) -> str:
+    """A line in which control characters, and what is no Unicode, are written out as Python would.
+
+    Names of files and runs, which others have chosen, could otherwise move a terminal's cursor or look like other lines
+    of a log.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_written_out(character) for character in text)
+
+
+def _written_out(character: str) -> str:
+    is_plain = unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    return character if is_plain else ascii(character)[1:-1]
 
 
 class WashError(Exception):
@@ -21,6 +39,10 @@ class WashError(Exception):
 
     agreed = False
     status = 2
+
+    def __str__(self) -> str:
+        """The sentence, `printable`."""
+        return printable(super().__str__())
 
 
 class ConfigError(WashError):

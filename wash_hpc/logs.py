@@ -8,6 +8,8 @@ from typing import Literal, NoReturn
 
 from tqdm import tqdm
 
+from wash_hpc.errors import printable
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -56,7 +58,8 @@ class ProgressReport:
         """Say something about the run."""
         text = f"{self._name}: {sentence}"
         if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)  # where the bar is: mpirun forwards two streams in any order
+            # Where the bar is: mpirun forwards two streams in any order.
+            self._bar.write(printable(text), file=sys.stderr)
         elif self._lines:
             say(text)
 
@@ -68,5 +71,5 @@ class ProgressReport:
 
 def say(text: str) -> None:
     """Print a line of a log; called by the root alone."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()  # a log file is read while it is written

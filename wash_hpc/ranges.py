@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
     from wash_hpc.config import Config, OptimizerConfig, SingleMethodConfig
 
 _MOST_CONTEXT = 4096  # a network attends from each byte of a window to all before it
+_MOST_NAME_BYTES = 200  # a file system takes 255
+_LARGEST = 1e30
+_MOST = {  # by key, what no machine has or needs; whole numbers of other keys go up to 2^53
+    "run.seed": 2**63 - 1,
+    "run.threads": 2**12,
+    "ensemble.members": 2**16,
+    "model.width": 2**14,
+    "data.batch_size": 2**24,
+    "data.workers": 2**10,
+    "data.prefetch": 2**10,
+    "data.decoder_size_hint": 2**16,
+    "data.image_size": 2**12,
+    "data.resize": 2**12,
+    "data.crop_padding": 2**10,
+    "data.num_images": 2**31,
+    "data.num_classes": 2**16,
+    "evaluate.batch_size": 2**24,
+}
 
 Rule = tuple[str, object, bool, str]
 """A key, its value, whether it may have this value, and what was expected."""
@@ -28,10 +47,8 @@ def check_ranges(config: Config) -> None:
     sections |= {f"method.then[{number}]": method for number, method in enumerate(sections["method"]["then"])}
     for section, values in sections.items():
         for key, value in values.items():
-            if isinstance(value, list) and any(isinstance(item, list) for item in value):
-                raise ConfigError(f"{section}.{key}={value}: expected a list of numbers")
-            if not all(math.isfinite(number) for number in _floats(value)):
-                raise ConfigError(f"{section}.{key}={value}: expected a finite number")
+            if key != "then":
+                _check_plain_value(f"{section}.{key}", value)
     rules = [*_run_rules(config), *_data_rules(config), *_training_rules(config), *_combination_rules(config)]
     for number, method in enumerate(config.methods):
         rules += _method_rules(method, config.optimizer, section_of(number))
@@ -40,10 +57,27 @@ def check_ranges(config: Config) -> None:
             raise ConfigError(f"{key}={value}: expected {expected}")
 
 
+def _check_plain_value(key: str, value: object) -> None:
+    """Refuse what no key may have: numbers beyond all use, and text that would move a terminal's cursor."""
+    items = value if isinstance(value, list) else [value]
+    if isinstance(value, list) and not all(isinstance(item, (int, float)) for item in items):
+        raise ConfigError(f"{key}={value}: expected a list of numbers")
+    most = _MOST.get(key, 2**53)
+    for item in items:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ConfigError(f"{key}={value}: expected a finite number")
+        if isinstance(item, float) and abs(item) > _LARGEST:
+            raise ConfigError(f"{key}={value}: expected a number of at most {_LARGEST:g}, which single precision has")
+        if isinstance(item, int) and item > most:
+            raise ConfigError(f"{key}={value}: expected at most {most}")
+        if isinstance(item, str) and any(unicodedata.category(character)[0] == "C" for character in item):
+            raise ConfigError(f"{key}={item!a}: expected text without control characters")
+
+
 def _run_rules(config: Config) -> list[Rule]:
     run = config.run
     return [
-        ("run.name", run.name, _is_folder_name(run.name), "a plain folder name"),
+        ("run.name", run.name, _is_folder_name(run.name), f"a plain folder name of at most {_MOST_NAME_BYTES} bytes"),
         ("run.seed", run.seed, 0 <= run.seed < 2**63, "a whole number from 0 to 2^63 - 1"),
         ("run.threads", run.threads, run.threads >= 0, "0 or more"),
         ("ensemble.members", config.ensemble.members, _at_least(1, config.ensemble.members), "at least 1, or null"),
@@ -241,13 +275,9 @@ def _combination_rules(config: Config) -> list[Rule]:
     ]
 
 
-def _floats(value: object) -> list[float]:
-    """The floating-point numbers in a value of the configuration."""
-    return [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, float)]
-
-
 def _is_folder_name(name: str) -> bool:
-    return bool(name) and name not in {".", ".."} and "/" not in name and "\0" not in name
+    is_short = len(name.encode()) <= _MOST_NAME_BYTES
+    return bool(name) and name not in {".", ".."} and "/" not in name and not name.startswith("-") and is_short
 
 
 def _at_least(least: int, value: int | None) -> bool:

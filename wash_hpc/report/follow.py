@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wash_hpc.errors import MissingDependencyError, WashError
+from wash_hpc.errors import MissingDependencyError, WashError, printable
 from wash_hpc.report.table import format_bytes, format_percent, format_seconds
 from wash_hpc.storage.metrics import Metrics, metrics_files, read_metrics
 
@@ -46,7 +46,7 @@ def follow(folders: Sequence[Path], console: Console, interval: float = 1.0) -> 
             else:
                 for folder in folders:
                     if lines[folder] != shown.get(folder):
-                        console.print(Text(f"{folder}: {lines[folder]}"), soft_wrap=True)
+                        console.print(Text(printable(f"{folder}: {lines[folder]}")), soft_wrap=True)
                 shown = lines
             if finished:
                 return
@@ -102,5 +102,5 @@ def _quiet(folder: Path) -> str:
 def _lines_table(lines: dict[Path, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for folder, line in lines.items():
-        table.add_row(Text(folder.name, style="bold"), Text(line))
+        table.add_row(Text(printable(folder.name), style="bold"), Text(line))
     return table

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wash_hpc.ensemble.scores import perplexity
+from wash_hpc.errors import printable
 from wash_hpc.storage.summary import Summary, summary_object
 
 _PLAIN_WIDTH = 10_000  # a pipe or a file has no width: nothing is cut there
@@ -103,17 +104,17 @@ def print_table(console: Console, runs: Sequence[Summary]) -> None:
     if not console.is_terminal:
         whole = Console(file=console.file, width=_PLAIN_WIDTH)
         whole.print(_rich_table(runs, COLUMNS, name_width=_PLAIN_WIDTH, plain=True))
-        whole.print(Text(caption(runs)))
+        whole.print(_text(caption(runs)))
         for line in left_out_lines(runs):
-            whole.print(Text(line))
+            whole.print(_text(line))
         return
     name_width = max(8, min(30, 2 * console.width // 5))
     columns = _fitting(runs, console, name_width)
     no_room = [column.title.replace("\n", " ") for column in COLUMNS if column not in columns]
     console.print(_rich_table(runs, columns, name_width))
-    console.print(Text(caption(runs) + (f" No room for: {', '.join(no_room)}." if no_room else "")), style="dim")
+    console.print(_text(caption(runs) + (f" No room for: {', '.join(no_room)}." if no_room else "")), style="dim")
     for line in left_out_lines(runs):
-        console.print(Text(line))
+        console.print(_text(line))
 
 
 def caption(runs: Sequence[Summary]) -> str:
@@ -164,6 +165,11 @@ def _fitting(runs: Sequence[Summary], console: Console, name_width: int) -> list
     return columns
 
 
+def _text(text: str) -> Text:
+    """What a summary says, as it is: no markup, no codes of the terminal."""
+    return Text(printable(text))
+
+
 def _rich_table(runs: Sequence[Summary], columns: Sequence[Column], name_width: int, plain: bool = False) -> Table:
     table = Table(box=None, padding=(0, 2 if plain else 1, 0, 0), header_style="" if plain else "bold")
     for column in columns:
@@ -173,5 +179,5 @@ def _rich_table(runs: Sequence[Summary], columns: Sequence[Column], name_width: 
         else:
             table.add_column(title, justify=column.align, no_wrap=True)
     for run in runs:
-        table.add_row(*(Text(column.cell(run)) for column in columns))
+        table.add_row(*(_text(column.cell(run)) for column in columns))
     return table
