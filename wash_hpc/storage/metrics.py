@@ -1,6 +1,6 @@
 """The metrics of a run, in HDF5: one writer on the root rank, any number of readers while it writes.
 
-Owns the layout of `metrics/NNNN.h5` and every import of h5py. Does not own what is measured, when, or the reduction
+Owns the layout of `metrics/NNNN.h5`. Does not own what is measured, when, or the reduction
 over ranks that comes before.
 
 Every start of a run writes a new file, because a file that a killed writer left open cannot be opened for writing
@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wash_hpc.errors import MissingDependencyError, RunFolderError, WashError
+from wash_hpc.errors import RunFolderError
+from wash_hpc.storage import hdf5
+from wash_hpc.storage.hdf5 import MetricsError, import_h5py, open_to_read
 from wash_hpc.storage.records import EVALUATE, TRAIN, Attribute, Dataset, EvaluationRecord, Metrics, TrainRecord
 
 __all__ = ["EvaluationRecord", "Metrics", "MetricsError", "MetricsWriter", "TrainRecord", "import_h5py", "read_metrics"]
@@ -30,24 +32,6 @@ __all__ = ["EvaluationRecord", "Metrics", "MetricsError", "MetricsWriter", "Trai
 _NO_STEP = -1  # what HDF5 shows where a step is allocated and not yet written
 _RESERVE_BYTES = 2**20  # more than one record can make a file grow by, its row aside
 _CHUNK_BYTES = 8192  # a flush rewrites the last chunk of every dataset: small ones keep it cheap
-
-
-class MetricsError(WashError):
-    """A metrics file that cannot be written or read."""
-
-
-def import_h5py() -> Any:
-    """The h5py module, with file locking off: network file systems often have no locks, and SWMR needs none.
-
-    Raises:
-        MissingDependencyError: h5py is not installed.
-    """
-    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"  # HDF5 reads it when it is loaded
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("h5py", "pip install 'wash_hpc[hdf5]'") from error
-    return h5py
 
 
 def metrics_files(folder: Path) -> list[Path]:
@@ -127,7 +111,7 @@ class MetricsWriter:
         file = h5py.File(unnamed, "w", libver="latest", locking=False)
         with _room_for(file, sum(len(str(value)) for value in attributes.values())):
             for name, value in attributes.items():
-                file.attrs[name] = value
+                hdf5.write_attribute(file, name, value)
             for dataset in TRAIN + EVALUATE:
                 width = self._width[dataset.axis]
                 rows = max(1, _CHUNK_BYTES // (8 * int(np.prod(width, dtype=np.int64))))
@@ -201,8 +185,7 @@ def read_metrics(folder: str | Path) -> Metrics:
     files = metrics_files(Path(folder))
     if not files:
         raise RunFolderError(f"{folder}: holds no metrics (metrics/0000.h5)")
-    h5py = import_h5py()
-    parts = [_read_file(h5py, file) for file in files]
+    parts = [_read_file(file) for file in files]
     for file, part in zip(files, parts, strict=True):
         if part.num_members != parts[0].num_members or part.layer_names != parts[0].layer_names:
             raise MetricsError(f"{file}: other members or layers than in {files[0].name}")
@@ -218,21 +201,16 @@ def read_attributes(folder: Path) -> Mapping[str, Attribute]:
     files = metrics_files(folder)
     if not files:
         raise RunFolderError(f"{folder}: holds no metrics (metrics/0000.h5)")
-    return _read_file(import_h5py(), files[-1]).attributes
+    return _read_file(files[-1]).attributes
 
 
-def _read_file(h5py: Any, path: Path) -> Metrics:
-    try:
-        with h5py.File(path, "r", libver="latest", swmr=True, locking=False) as file:
-            attributes = {name: _plain(value) for name, value in file.attrs.items()}
-            return Metrics(
-                **_read_table(file, TRAIN),
-                **_read_table(file, EVALUATE, prefix="evaluate_"),
-                layer_names=tuple(attributes.pop("layer_names")),
-                attributes=attributes,
-            )
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise MetricsError(f"{path}: not readable as metrics: {' '.join(str(error).split())}") from error
+def _read_file(path: Path) -> Metrics:
+    with open_to_read(path) as file:
+        attributes = hdf5.read_attributes(file)
+        layer_names = attributes.pop("layer_names")
+        table = {**_read_table(file, TRAIN), **_read_table(file, EVALUATE, prefix="evaluate_")}
+        _check_widths(table, layer_names)
+        return Metrics(**table, layer_names=tuple(layer_names), attributes=attributes)
 
 
 def _read_table(file: Any, table: Sequence[Dataset], prefix: str = "") -> dict[str, NDArray[Any]]:
@@ -246,15 +224,24 @@ def _read_table(file: Any, table: Sequence[Dataset], prefix: str = "") -> dict[s
 
 def _column(file: Any, dataset: Dataset) -> NDArray[Any]:
     """All that a dataset holds; NaN, or of integers 0, where the file is older than the dataset."""
-    if dataset.like is not None and dataset.path not in file:
-        return np.full(file[dataset.like].shape, np.nan if dataset.dtype is np.float64 else 0, dataset.dtype)
-    column: NDArray[Any] = file[dataset.path][:]
-    return column
+    if dataset.like is not None and not hdf5.has_own(file, dataset.path):
+        like = hdf5.read_column(file, dataset.like, np.float64, 2 if dataset.axis else 1)
+        return np.full(like.shape, np.nan if dataset.dtype is np.float64 else 0, dataset.dtype)
+    return hdf5.read_column(file, dataset.path, dataset.dtype, 2 if dataset.axis else 1)
 
 
-def _plain(value: Any) -> Any:
-    """An attribute as Python has it: numpy scalars and arrays undone."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+def _check_widths(table: Mapping[str, NDArray[Any]], layer_names: Any) -> None:
+    """Refuse columns that are of other members or layers than the rest.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if not isinstance(layer_names, list) or not all(isinstance(name, str) for name in layer_names):
+        raise ValueError("layer_names: expected a list of names")
+    widths = {"member": table["loss"].shape[1], "layer": len(layer_names)}
+    for dataset in TRAIN + EVALUATE:
+        if dataset.axis and (width := table[dataset.field].shape[1]) != widths[dataset.axis]:
+            raise ValueError(f"{dataset.path}: {width} columns; expected one a {dataset.axis}, {widths[dataset.axis]}")
 
 
 def _join(parts: Sequence[Metrics]) -> Metrics:
