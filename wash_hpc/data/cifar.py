@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 from the folders that torchvision users have. No download, no device.
 
-The files are pickles that others wrote: they are read with an unpickler that can build numpy arrays and nothing else.
+The files are pickles that others wrote: they are read with an unpickler that can build arrays of bytes and nothing
+else, and leaves nothing of that to numpy's own code for pickles.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wash_hpc.data.arrays import ArraySet, Images
 from wash_hpc.errors import ConfigError, DataError
@@ -52,21 +54,44 @@ def load_cifar100(path: str | None) -> ArraySet:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Builds lists, dictionaries, strings, numbers and numpy arrays; refuses every other name a pickle asks for."""
+    """Builds lists, dictionaries, strings, numbers and `_Array`; refuses every other name a pickle asks for."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}:
             return _empty_array
         if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
+            return {"ndarray": _Array, "dtype": _Dtype}[name]
         if (module, name) == ("_codecs", "encode"):
             return _encode_latin1
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no CIFAR file needs")
 
 
-def _empty_array(kind: type, shape: tuple[int, ...], code: bytes) -> Any:
+class _Dtype:
+    """What a pickle says of a numpy dtype."""
+
+    def __init__(self, name: str, *flags: object) -> None:
+        self.name = name
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Array:
+    """What a pickle says of a numpy array of bytes."""
+
+    content: NDArray[np.uint8] | None = None
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _Dtype, bool, bytes | str]) -> None:
+        _, shape, dtype, is_fortran, values = state
+        if dtype.name != "u1" or is_fortran:
+            return  # without content it is refused
+        values = values.encode("latin1") if isinstance(values, str) else values
+        self.content = np.frombuffer(values, dtype=np.uint8).reshape(shape)
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], code: bytes) -> _Array:
     """What numpy's `_reconstruct` does for a plain array; its content follows in the pickle."""
-    return np.ndarray.__new__(np.ndarray, (0,), dtype=np.uint8)
+    return _Array()
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
@@ -91,9 +116,10 @@ def _read_batch(file: Path, label_key: str, num_classes: int) -> Images:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except Exception as error:  # a damaged pickle raises almost anything
         raise DataError(f"{file}: this is no CIFAR file, or it is truncated: {error}") from error
-    pixels = content.get("data") if isinstance(content, dict) else None
+    array = content.get("data") if isinstance(content, dict) else None
+    pixels = array.content if isinstance(array, _Array) else None
     labels = content.get(label_key) if isinstance(content, dict) else None
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
+    if pixels is None or pixels.ndim != 2 or pixels.shape[1] != 3072:
         raise DataError(f"{file}: expected 'data' with rows of 3072 bytes, a 32x32 image of three channels each")
     if not isinstance(labels, list) or len(labels) != len(pixels):
         raise DataError(f"{file}: expected '{label_key}' with one class for each of {len(pixels)} images")

@@ -8,7 +8,6 @@ tar files, which takes minutes for a million images. In memory it is a few array
 from __future__ import annotations
 
 import tarfile
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -108,8 +107,9 @@ def _read_index(root: Path, names: Sequence[str]) -> Index:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             index = Index(**{field.name: arrays[field.name] for field in fields(Index)})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged zip file raises almost anything
         raise DataError(f"{file}: cannot be read as an index ({' '.join(str(error).split())}); {again}") from error
+    _check_index(index, f"{file}: does not fit its shards", again)
     sizes = dict(zip(index.names.tolist(), index.sizes.tolist(), strict=True))
     for name in sorted({*sizes, *names}):
         if name not in sizes or name not in names:
@@ -136,7 +136,7 @@ def _scan(root: Path, names: Sequence[str]) -> Index:
     with ThreadPoolExecutor(NUM_SCANNING_THREADS) as threads:
         parts = list(threads.map(scan_shard, [root / name for name in names]))
     samples = np.concatenate(parts)
-    return Index(
+    index = Index(
         names=np.array(names),
         sizes=np.array([_size_of(root / name) for name in names]),
         shard=np.repeat(np.arange(len(names), dtype=np.int32), [len(part) for part in parts]),
@@ -144,6 +144,27 @@ def _scan(root: Path, names: Sequence[str]) -> Index:
         size=samples[:, 1].copy(),
         label=samples[:, 2].copy(),
     )
+    _check_index(index, f"data.path={root}", "are the shards complete?")
+    return index
+
+
+def _check_index(index: Index, what: str, remedy: str) -> None:
+    """Refuse an index that would have anything read but bytes of its shards.
+
+    Raises:
+        DataError: naming the first sample, or the array, that does not fit.
+    """
+    if index.names.dtype.kind != "U" or index.names.shape != index.sizes.shape or index.names.ndim != 1:
+        raise DataError(f"{what}: names or sizes are no list of as many shards; {remedy}")
+    of_samples = {name: getattr(index, name) for name in ("shard", "offset", "size", "label")}
+    for name, values in of_samples.items():
+        if values.dtype.kind != "i" or values.shape != index.label.shape or values.ndim != 1:
+            raise DataError(f"{what}: {name} is no list of one whole number a sample; {remedy}")
+    is_wrong = (index.shard < 0) | (index.shard >= len(index.names)) | (index.label < 0) | (index.label >= 2**31)
+    ends = index.sizes[np.where(is_wrong, 0, index.shard)] if len(index.sizes) else index.size
+    is_wrong |= (index.offset < BLOCK_BYTES) | (index.size < 0) | (index.size > ends - index.offset)
+    if is_wrong.any():
+        raise DataError(f"{what}: sample {int(np.flatnonzero(is_wrong)[0])} does not lie within a shard; {remedy}")
 
 
 def scan_shard(file: Path) -> Samples:
@@ -159,7 +180,7 @@ def scan_shard(file: Path) -> Samples:
             tar.fileobj.seek(tar.offset)  # behind the last file: a tar file that is whole says there that it ends
             if tar.fileobj.read(BLOCK_BYTES) != bytes(BLOCK_BYTES):
                 raise _ends_early(file)
-    except tarfile.ReadError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         if "unexpected end" in str(error) or file.stat().st_size == 0:
             raise _ends_early(file) from error
         raise DataError(f"{file}: this is no tar file; expected a WebDataset shard, not compressed") from error

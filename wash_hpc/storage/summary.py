@@ -142,7 +142,8 @@ def read_summary(folder: Path) -> Summary:
         raise RunFolderError(f"{folder}: the run has not finished: it holds no summary.json")
     try:
         content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError) as error:
+        json.dumps(content, ensure_ascii=False).encode()  # half a character, as in "\\ud800", could be written nowhere
+    except (OSError, ValueError, RecursionError) as error:
         raise RunFolderError(f"{file}: not readable as JSON: {error}") from error
     return _checked(file, content)
 
@@ -158,7 +159,7 @@ def _checked(file: Path, content: Any) -> Summary:
     for key in fields(Summary):
         expected, types = _KINDS[key.type]
         value = content[key.name]
-        if not isinstance(value, types) or isinstance(value, bool):
+        if not isinstance(value, types) or isinstance(value, bool) or _is_beyond_use(value):
             raise RunFolderError(f"{file}: {key.name}={json.dumps(value)}: expected {expected}")
     for judged, scores in content["scores"].items():
         if not isinstance(scores, dict) or any(not _is_number_or_null(value) for value in scores.values()):
@@ -173,7 +174,14 @@ def _checked(file: Path, content: Any) -> Summary:
 
 
 def _is_number_or_null(value: Any) -> bool:
-    return isinstance(value, (int, float, type(None))) and not isinstance(value, bool)
+    return isinstance(value, (int, float, type(None))) and not isinstance(value, bool) and not _is_beyond_use(value)
+
+
+def _is_beyond_use(value: Any) -> bool:
+    """Whether it is a number that no run comes to, or one that is none; JSON has them, tables have no room for them."""
+    if isinstance(value, list):
+        return any(not isinstance(item, int) or _is_beyond_use(item) for item in value)
+    return isinstance(value, (int, float)) and not -(2**63) < value < 2**63
 
 
 def _strict(value: Any) -> Any:
