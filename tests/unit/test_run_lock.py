@@ -17,7 +17,7 @@ import pytest
 
 from wash_hpc.config import load_config
 from wash_hpc.errors import RunFolderError
-from wash_hpc.storage.run_folder import claim_folder
+from wash_hpc.storage.run_folder import claim_folder, find_start
 from wash_hpc.storage.run_lock import LOCK, Holder, RunLock
 
 HOLDS = """
@@ -178,11 +178,12 @@ def test_a_run_that_went_on_while_another_was_starting_is_not_gone_over_again(tm
     config = load_config(None, [f"run.dir={tmp_path}", "run.name=run", "checkpoint.resume=auto"])
     manifest = Manifest(5, 1, 1, 0, "sgd", [0], [0], 0.0, {})
     (config.folder / "checkpoints" / "step-00000005").mkdir(parents=True)
-    write_manifest(config.folder, manifest, keep=2)
+    write_manifest(config.folder, manifest)
+    there = find_start(config)
     lock = RunLock(config.folder)
-    claim_folder(config, manifest, lock)
+    claim_folder(config, there, lock)
     lock.release()
-    for found in (None, replace(manifest, step=4)):
+    for found in ([], [replace(there[0], step=4)]):
         lock = RunLock(config.folder)
         with pytest.raises(RunFolderError, match="another run has gone on in it just now: start again"):
             claim_folder(config, found, lock)
