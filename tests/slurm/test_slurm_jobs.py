@@ -92,7 +92,7 @@ def ranks_by_node(log: str) -> dict[str, list[int]]:
 
 def hosts_in_metrics(run: Path) -> set[str]:
     with h5py.File(run / "metrics/0000.h5") as file:
-        return set(file.attrs["hosts"].decode().split())
+        return set(file.attrs["hosts"].split())
 
 
 def hosts_of(cluster: Cluster) -> set[str]:

@@ -71,15 +71,15 @@ def text_of_any_length(file: Any, other: Path) -> None:
 
 
 def reference_attribute(file: Any, other: Path) -> None:
-    file.attrs["config"] = file["train"].ref
+    file["about"].attrs["config"] = file["train"].ref
 
 
 def empty_attribute(file: Any, other: Path) -> None:
-    file.attrs["config"] = h5py.Empty("f8")
+    file["about"].attrs["config"] = h5py.Empty("f8")
 
 
 def numbers_for_names(file: Any, other: Path) -> None:
-    file.attrs["layer_names"] = [1, 2, 3]
+    file["about"].attrs["layer_names"] = [1, 2, 3]
 
 
 def a_member_less(file: Any, other: Path) -> None:
@@ -129,11 +129,19 @@ def test_a_damaged_block_is_an_error_at_once(tmp_path: Path) -> None:
         read_metrics(tmp_path)
 
 
-def test_text_is_written_where_it_has_a_checksum_and_text_of_early_files_is_read(tmp_path: Path) -> None:
+def test_text_is_read_from_where_it_has_a_checksum_and_others_find_it_as_they_expect_it(tmp_path: Path) -> None:
     write(tmp_path, range(1, 2))
     with h5py.File(tmp_path / "metrics/0000.h5", "r+", libver="latest") as file:
-        assert h5py.check_string_dtype(file.attrs.get_id("layer_names").dtype).length is not None
-        file.attrs["layer_names"] = LAYERS
+        assert h5py.check_string_dtype(file["about"].attrs.get_id("layer_names").dtype).length is not None
+        assert file.attrs["layer_names"].tolist() == LAYERS
+        file.attrs["layer_names"] = file["train"].ref
+    assert read_metrics(tmp_path).layer_names == tuple(LAYERS)
+
+
+def test_attributes_of_early_files_are_read(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 2))
+    with h5py.File(tmp_path / "metrics/0000.h5", "r+", libver="latest") as file:
+        del file["about"]
         file.attrs["hosts"] = "é"
         file.attrs["none"] = ""
     assert read_metrics(tmp_path).layer_names == tuple(LAYERS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from wash_hpc.errors import MissingDependencyError, WashError
 _READ_ATTEMPTS = 26  # HDF5 waits 1 ns before the second, and twice as long each time: 0.1 s. Its own 100 never end
 _SLACK_BYTES = 2**20  # what a dataset may claim beyond the file's size: its last chunk is perhaps not allocated yet
 _MOST_ATTRIBUTE_ITEMS = 2**20
+_ABOUT = "about"  # a group that holds attributes and nothing else
 
 
 class MetricsError(WashError):
@@ -111,36 +112,41 @@ def read_column(file: Any, path: str, dtype: type[np.int64] | type[np.float64], 
     return column
 
 
-def write_attribute(file: Any, name: str, value: str | int | float | list[str]) -> None:
-    """Write an attribute of the root; text as UTF-8 of fixed length.
+def write_attributes(file: Any, attributes: Mapping[str, str | int | float | list[str]]) -> None:
+    """Write what a file is about, twice: to its root, as h5py's users expect it, and to `about`, from where we read it.
 
-    HDF5's text of any length lies in a heap that has no checksum, and where that is damaged its reader may never end.
+    h5py writes text of any length, which HDF5 keeps in a heap that has no checksum, and where that is damaged its
+    reader may never end. In `about` text has a fixed length, and a checksum.
     """
     h5py = import_h5py()
-    if not isinstance(value, str | list):
+    about = file.create_group(_ABOUT)
+    for name, value in attributes.items():
         file.attrs[name] = value
-        return
-    items = [item.encode() for item in ([value] if isinstance(value, str) else value)]
-    kind = h5py.string_dtype("utf-8", max(1, *map(len, items)))
-    file.attrs.create(name, items[0] if isinstance(value, str) else np.array(items, dtype=kind), dtype=kind)
+        if not isinstance(value, str | list):
+            about.attrs[name] = value
+            continue
+        items = [item.encode() for item in ([value] if isinstance(value, str) else value)]
+        kind = h5py.string_dtype("utf-8", max(1, *map(len, items)))
+        about.attrs.create(name, items[0] if isinstance(value, str) else np.array(items, dtype=kind), dtype=kind)
 
 
 def read_attributes(file: Any) -> dict[str, Any]:
-    """The attributes of a file's root, in Python's own types.
+    """What a file is about, in Python's own types; of an early version's, the attributes of its root.
 
     Raises:
         ValueError: one of them is neither numbers nor text, or there are too many in it.
     """
     h5py = import_h5py()
+    holder = file[_ABOUT] if has_own(file, _ABOUT) else file
     attributes = {}
-    for name in file.attrs:
-        found = file.attrs.get_id(name)
+    for name in holder.attrs:
+        found = holder.attrs.get_id(name)
         is_text = h5py.check_string_dtype(found.dtype) is not None
         if not (is_text or found.dtype.kind in "iuf") or found.shape is None:
             raise ValueError(f"attribute {name}: expected text or numbers")
         if int(np.prod(found.shape, dtype=np.float64)) > _MOST_ATTRIBUTE_ITEMS or found.dtype.itemsize > _SLACK_BYTES:
             raise ValueError(f"attribute {name}: claims to have {found.shape} items")
-        attributes[name] = _plain(file.attrs[name])
+        attributes[name] = _plain(holder.attrs[name])
     return attributes
 
 

@@ -109,9 +109,8 @@ class MetricsWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unnamed = self.path.with_suffix(".h5.new")
         file = h5py.File(unnamed, "w", libver="latest", locking=False)
-        with _room_for(file, sum(len(str(value)) for value in attributes.values())):
-            for name, value in attributes.items():
-                hdf5.write_attribute(file, name, value)
+        with _room_for(file, 2 * sum(len(str(value)) for value in attributes.values())):
+            hdf5.write_attributes(file, attributes)
             for dataset in TRAIN + EVALUATE:
                 width = self._width[dataset.axis]
                 rows = max(1, _CHUNK_BYTES // (8 * int(np.prod(width, dtype=np.int64))))
