@@ -35,7 +35,7 @@ from wash_hpc.file_soup import make_file_soup
 from wash_hpc.models import build_model
 from wash_hpc.report.runs import read_runs
 from wash_hpc.report.table import csv_text, print_table
-from wash_hpc.storage.checkpoint import Manifest, MemberState, last_manifest, read_member, write_manifest, write_member
+from wash_hpc.storage.checkpoint import Manifest, MemberState, read_manifest, read_member, write_manifest, write_member
 from wash_hpc.storage.metrics import MetricsWriter
 from wash_hpc.storage.records import EVALUATE, TRAIN, EvaluationRecord, TrainRecord
 from wash_hpc.storage.summary import Summary, summary_object, write_summary
@@ -90,13 +90,14 @@ def test_checkpoints(folder: Path, how: Any, manifest: bool) -> None:
     if not run.exists():
         state = MemberState({"values": torch.arange(40.0)}, {"turn": torch.tensor(3)}, {})
         checksum = write_member(run, 8, 0, state)
-        write_manifest(run, Manifest(8, 1, 40, 0, "sgd", [1], [4], 1.0, {"member-0000.safetensors": checksum}), 2)
+        write_manifest(run, Manifest(8, 1, 40, 0, "sgd", [1], [4], 1.0, {"member-0000.safetensors": checksum}))
         shutil.copytree(run, folder / "whole")
     file = run / "checkpoints/step-00000008" / ("manifest.json" if manifest else "member-0000.safetensors")
     whole = (folder / "whole" / file.relative_to(run)).read_bytes()
     file.write_bytes(damaged(whole, how))
     try:
-        found = read_or_refused(lambda: last_manifest(run), file)
+        found = read_or_refused(lambda: read_manifest(run, 8), file)
+        assert found in (None, read_manifest(folder / "whole", 8))
         if found is not None and not manifest:
             read = read_or_refused(lambda: read_member(run, found, 0), file)
             assert read is None or torch.equal(read.own["values"], torch.arange(40.0))
