@@ -55,7 +55,7 @@ def _train(options: argparse.Namespace) -> int:
         )
     with Signals() as signals:  # from the first moment: MPI and torch may take minutes to start
         require_ranks()
-        wait_at_exit()
+        wait_at_exit(signals)
         from wash_hpc.train import train
 
         train(options.config, options.overrides, signals)

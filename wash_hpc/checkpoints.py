@@ -22,7 +22,7 @@ from wash_hpc.member import Member
 from wash_hpc.methods import Method
 from wash_hpc.orders import Orders
 from wash_hpc.parallel.world import World, agreed, on_root
-from wash_hpc.storage.checkpoint import CheckpointError, Manifest, MemberState, read_member, verify_member
+from wash_hpc.storage.checkpoint import CheckpointError, DamageError, Manifest, MemberState, read_member, verify_member
 from wash_hpc.storage.kept import Best, Found, forget_old, read_best, write_best
 from wash_hpc.totals import Totals
 
@@ -69,7 +69,7 @@ class Checkpoints:
         self._say = say
         self._writer = CheckpointWriter(config.folder, world, config.checkpoint.keep, first_step)
         self._clock = Stopwatch(member.flat.values.device)
-        self._best = on_root(world.comm, lambda: read_best(config.folder)) if config.checkpoint.keep_best else None
+        self._best = on_root(world.comm, lambda: read_best(config.folder))  # kept, also where no better one is sought
 
     def after_step(self, step: int, merit: Merit | None = None) -> StoppedError | None:
         """Write a checkpoint after update number `step`, from 1, where one is due or asked for.
@@ -205,14 +205,19 @@ def find_whole(config: Config, world: World, found: list[Found]) -> tuple[Manife
 
 
 def _first_damage(config: Config, world: World, manifest: Manifest | None) -> str:
-    """What the lowest rank found whose member's file is damaged; empty where none is. Collective over the world."""
-    damage = ""
-    # Of another number of members it is not this run's, which is said later.
-    if manifest is not None and world.layout.member < manifest.num_members:
-        try:
-            verify_member(config.folder, manifest, world.layout.member)
-        except CheckpointError as error:
-            damage = str(error)
+    """What the lowest member's rank found whose file is damaged; empty where none is. Collective over the world.
+
+    Raises:
+        CheckpointError: a file cannot be read, which is no damage: nothing is put aside for it. On all ranks.
+    """
+    damage, layout = "", world.layout
+    with agreed(world.comm):
+        # Of another number of members it is not this run's, which is said later.
+        if manifest is not None and layout.replica == 0 and layout.member < manifest.num_members:
+            try:
+                verify_member(config.folder, manifest, layout.member)
+            except DamageError as error:
+                damage = str(error)
     return next((said for said in world.comm.allgather(damage) if said), "")
 
 

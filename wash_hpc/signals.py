@@ -44,21 +44,32 @@ class Signals:
         self._grace_seconds = 0.0
         self._who = "this rank"
         self._before: dict[signal.Signals, Handler] = {}
-        self._left_at: float | None = None
         self._status = 0
+        self._stays = False
+        self._left_at: float | None = None
         self._is_watching = False
 
     def end_by_force_after(self, seconds: float, who: str) -> None:
-        """Say how long the process may go on after a signal, or after the block has ended.
+        """Say how long the process may go on after a signal, or on its way out.
 
         A collective whose partner is gone waits for ever, and so does the end of MPI.
 
         Args:
-            seconds: from the signal on, or from the end of the block; 0: as long as it takes.
+            seconds: from the signal on, or from `leave` on; 0: as long as it takes.
             who: this rank, as the message names it.
         """
         self._grace_seconds, self._who = seconds, who
         if self._is_watching:
+            self._wake()
+
+    def stay_until_exit(self) -> None:
+        """Have the thread outlive the block, for `leave`."""
+        self._stays = self._is_watching
+
+    def leave(self) -> None:
+        """The process is on its way out: what is left of it has the grace, too. Nothing without `stay_until_exit`."""
+        if self._stays:
+            self._left_at = time.monotonic()
             self._wake()
 
     def __enter__(self) -> Signals:
@@ -85,9 +96,8 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        if self._grace_seconds:
-            self._status = error.status if isinstance(error, WashError) else int(error is not None)
-            self._left_at = time.monotonic()
+        self._status = error.status if isinstance(error, WashError) else int(error is not None)
+        if self._stays:
             self._wake()
         else:
             self._writer.close()  # ends the thread
@@ -99,22 +109,27 @@ class Signals:
     def _watch(self) -> None:
         with self._reader:
             while True:
-                self._reader.settimeout(self._seconds_left())
+                deadline = self._deadline()
+                self._reader.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
                 try:
                     numbers = self._reader.recv(64)
                 except TimeoutError:
-                    self._end_by_force()
+                    if self._deadline() == deadline:
+                        self._end_by_force()
+                    continue
                 if not numbers:
                     return
                 for number in numbers:
                     if number:
                         self._note(signal.Signals(number))
 
-    def _seconds_left(self) -> float | None:
-        since = self._since if self.received is not None else self._left_at
-        if since is None or not self._grace_seconds:
-            return None
-        return max(0.001, since + self._grace_seconds - time.monotonic())
+    def _deadline(self) -> float | None:
+        """When the process is to be ended by force; after the block only on its way out."""
+        if self._left_at is not None:
+            since: float | None = self._left_at
+        else:
+            since = self._since if self.received is not None and self._is_watching else None
+        return None if since is None or not self._grace_seconds else since + self._grace_seconds
 
     def _note(self, number: signal.Signals) -> None:
         now = time.monotonic()

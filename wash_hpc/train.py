@@ -99,12 +99,11 @@ def _folder_held(setup: Setup, config: Config) -> Iterator[list[str]]:
 
     Collective over the world as it begins.
     """
-    lock = RunLock(config.folder)
     try:
-        note = on_root(setup.world.comm, lambda: claim_folder(config, setup.found, lock))
+        note = on_root(setup.world.comm, lambda: claim_folder(config, setup.found, setup.lock))
         yield [note] if note else []
     finally:
-        lock.release()
+        setup.lock.release()
 
 
 def _stall_watch(setup: Setup, config: Config, clock: Stopwatch) -> StallWatch:
@@ -189,6 +188,7 @@ class Setup:
         model: this member's network with its initial weights, on the device.
         scratch: another one for evaluation.
         make_reducer: opens the reducer; collective over the world.
+        lock: of the run's folder, not yet taken.
         found: the checkpoints that there are.
         start: the one to continue from, or None.
         notes: what a user is to be told of it, and of the ranks.
@@ -201,6 +201,7 @@ class Setup:
     model: nn.Module
     scratch: nn.Module
     make_reducer: Callable[[World], Reducer]
+    lock: RunLock
     found: list[Found]
     start: Manifest | None
     notes: list[str]
@@ -217,7 +218,8 @@ def set_up(comm: Comm, config: Config) -> Setup:
         world = World.open(comm, config.ensemble.members)
     layout = world.layout
     abort_on_uncaught_error(f"rank {layout.rank} (member {layout.member}, replica {layout.replica})", layout.rank)
-    found = on_root(comm, lambda: find_start(config))
+    lock = RunLock(config.folder)
+    found = on_root(comm, lambda: find_start(config, lock))
     start, damage = find_whole(config, world, found)
     with agreed(comm):
         device = choose_device(config, world)
@@ -245,7 +247,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
     # Each rank has built its own model, with its own host's libraries, and perhaps made its own data.
     unlike = require_alike(config, world, model, source, device)
     start_clock.ended("data")
-    return Setup(world, device, source, num_steps, model, scratch, make_reducer, found, start, [*damage, *unlike])
+    return Setup(world, device, source, num_steps, model, scratch, make_reducer, lock, found, start, [*damage, *unlike])
 
 
 def read_data(config: Config, world: World) -> Content | None:

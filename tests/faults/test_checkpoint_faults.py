@@ -220,6 +220,7 @@ def test_damage_in_any_file_of_a_checkpoint_is_found_by_all_ranks_and_the_one_be
     from wash_hpc.checkpoints import find_whole
     from wash_hpc.parallel.world import World, on_root
     from wash_hpc.storage.run_folder import find_start
+    from wash_hpc.storage.run_lock import RunLock
 
     folder = Path(comm.bcast(str(tmp_path)))
     keys = ["checkpoint.every_steps=2", "checkpoint.keep=9", "log.progress=lines"]
@@ -230,7 +231,7 @@ def test_damage_in_any_file_of_a_checkpoint_is_found_by_all_ranks_and_the_one_be
     for name, damage in DAMAGES:
         file = checkpoint_folder(spoilt, 8) / name
         on_root_alone(comm, damage, file)
-        manifest, (said,) = find_whole(config, world, on_root(comm, lambda: find_start(config)))
+        manifest, (said,) = find_whole(config, world, on_root(comm, lambda: find_start(config, RunLock(spoilt))))
         assert manifest is not None
         assert manifest.step == 6
         assert said.startswith(f"damaged: {file}: ")

@@ -11,6 +11,7 @@ import torch
 from tests.support import tiny_config
 from wash_hpc.storage.checkpoint import (
     CheckpointError,
+    DamageError,
     HostCopy,
     Manifest,
     MemberState,
@@ -91,6 +92,23 @@ def test_a_missing_member_and_a_broken_manifest_are_named(tmp_path):
     (checkpoint_folder(tmp_path, 1) / "manifest.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"manifest\.json: not readable"):
         read_manifest(tmp_path, 1)
+
+
+def test_a_file_that_does_not_answer_is_no_damage_and_one_that_is_lost_is(tmp_path):
+    write(tmp_path, 10)
+    manifest = read_manifest(tmp_path, 10)
+    file = checkpoint_folder(tmp_path, 10) / "member-0000.safetensors"
+    file.unlink()
+    with pytest.raises(DamageError, match="No such file"):
+        verify_member(tmp_path, manifest, 0)
+    file.mkdir()  # opening it is an error of the system's
+    for read in (verify_member, read_member):
+        with pytest.raises(CheckpointError, match="cannot be read: Is a directory") as raised:
+            read(tmp_path, manifest, 0)
+        assert not isinstance(raised.value, DamageError)
+    with pytest.raises(CheckpointError, match="No such file") as raised:
+        verify_member(tmp_path / "not_mounted", manifest, 0)
+    assert not isinstance(raised.value, DamageError)
 
 
 def test_the_last_manifest_is_the_last_that_can_be_read(tmp_path):

@@ -8,7 +8,9 @@ import pytest
 
 from wash_hpc.config import Config, load_config
 from wash_hpc.errors import RunFolderError, StoppedError
+from wash_hpc.storage.kept import Found
 from wash_hpc.storage.run_folder import changed_keys, create_folder, find_finished, find_start
+from wash_hpc.storage.run_lock import RunLock
 
 # The least that a summary holds.
 SUMMARY = {
@@ -34,13 +36,17 @@ SUMMARY = {
 }
 
 
+def start_of(config: Config) -> list[Found]:
+    return find_start(config, RunLock(config.folder))
+
+
 def config_in(folder, *overrides: str) -> Config:
     return load_config(None, [f"run.dir={folder}", "run.name=run", *overrides])
 
 
 def test_a_fresh_folder_gets_the_configuration_and_has_nothing_to_continue(tmp_path):
     config = config_in(tmp_path)
-    assert find_start(config) == []
+    assert start_of(config) == []
     assert create_folder(config) == []
     assert load_config(tmp_path / "run" / "config.yaml") == config
 
@@ -48,10 +54,10 @@ def test_a_fresh_folder_gets_the_configuration_and_has_nothing_to_continue(tmp_p
 def test_a_folder_that_exists_is_refused_unless_it_is_to_be_continued(tmp_path):
     create_folder(config_in(tmp_path))
     with pytest.raises(RunFolderError, match="run exists"):
-        find_start(config_in(tmp_path))
+        start_of(config_in(tmp_path))
     with pytest.raises(RunFolderError, match="holds no complete checkpoint"):
-        find_start(config_in(tmp_path, "checkpoint.resume=must"))
-    assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) == []
+        start_of(config_in(tmp_path, "checkpoint.resume=must"))
+    assert start_of(config_in(tmp_path, "checkpoint.resume=auto")) == []
 
 
 def test_a_run_that_starts_anew_says_so_and_what_it_changes_and_keeps_nothing_of_the_old_start(
@@ -95,7 +101,7 @@ def test_a_file_stop_keeps_a_run_from_starting_until_it_is_removed(tmp_path):
     create_folder(config_in(tmp_path))
     (tmp_path / "run" / "STOP").touch()
     with pytest.raises(StoppedError, match="STOP: this file says that the run is to stop") as stopped:
-        find_start(config_in(tmp_path, "checkpoint.resume=auto"))
+        start_of(config_in(tmp_path, "checkpoint.resume=auto"))
     assert stopped.value.status == 3
     (tmp_path / "run" / "STOP").unlink()
-    assert find_start(config_in(tmp_path, "checkpoint.resume=auto")) == []
+    assert start_of(config_in(tmp_path, "checkpoint.resume=auto")) == []

@@ -72,6 +72,27 @@ def test_a_process_that_was_killed_and_that_nobody_has_waited_for_yet_is_dead(tm
         lock.release()
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 4000, '{"process": 1}', *(json.dumps({**asdict(Holder.myself()), "process": p}) for p in ("12", 10**30, 0))],
+    ids=["nested", "half", "text", "huge", "zero"],
+)
+def test_a_lock_of_no_run_is_watched_and_then_taken(tmp_path: Path, content: str, capsys) -> None:
+    (tmp_path / LOCK).write_text(content)
+    lock = RunLock(tmp_path, dead_seconds=0.2)
+    lock.require_free()
+    assert capsys.readouterr().err.count("looks for 0.2 s whether that run still lives") == 1
+    lock.take()
+    assert capsys.readouterr().err == "", "it has been watched once"
+    lock.release()
+
+
+def test_a_lock_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(RunFolderError, match="LOCK: cannot be read: Is a directory; if no run is going on"):
+        RunLock(tmp_path).take()
+
+
 def test_another_process_with_the_number_of_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     leave(tmp_path, started=Holder.myself().started - 1)
     RunLock(tmp_path).require_free()
@@ -179,7 +200,7 @@ def test_a_run_that_went_on_while_another_was_starting_is_not_gone_over_again(tm
     manifest = Manifest(5, 1, 1, 0, "sgd", [0], [0], 0.0, {})
     (config.folder / "checkpoints" / "step-00000005").mkdir(parents=True)
     write_manifest(config.folder, manifest)
-    there = find_start(config)
+    there = find_start(config, RunLock(config.folder))
     lock = RunLock(config.folder)
     claim_folder(config, there, lock)
     lock.release()

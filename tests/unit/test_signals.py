@@ -142,3 +142,26 @@ def test_the_end_for_good_is_timed_from_when_it_was_first_asked_for() -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=20)
     assert "SIGTERM came 4 s ago" in said
+
+
+LEAVING = """
+import sys, time
+from wash_hpc.signals import Signals
+signals = Signals()
+with signals:
+    signals.end_by_force_after(0.5, "rank 7")
+    signals.stay_until_exit()
+time.sleep(1.5)
+print("lives", flush=True)
+signals.leave()
+time.sleep(60)
+"""
+
+
+def test_what_follows_a_run_may_take_as_long_as_it_likes_and_its_way_out_may_not() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == "lives\n"
+    assert done.stderr == (
+        "wash_hpc: rank 7: the run has ended, and this process has not within 0.5 s: ends by force "
+        "(checkpoint.grace_seconds)\n"
+    )

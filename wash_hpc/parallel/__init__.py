@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wash_hpc.errors import MissingDependencyError, WashError, WorldError
+from wash_hpc.signals import Signals
 from wash_hpc.slurm import current_job, find_lone_task
 from wash_hpc.startup import start_clock
 
@@ -34,7 +35,7 @@ def require_mpi() -> None:
     start_clock.ended("MPI")
 
 
-def wait_at_exit() -> None:
+def wait_at_exit(signals: Signals) -> None:
     """Have the ranks wait for each other on Python's way out, while threads run that may end a process by force.
 
     Else they would wait in MPI_Finalize, in which mpi4py lets no thread run. Called before Horovod is imported, whose
@@ -43,7 +44,12 @@ def wait_at_exit() -> None:
     require_mpi()
     from mpi4py import MPI
 
-    atexit.register(MPI.COMM_WORLD.Barrier)
+    def wait() -> None:
+        signals.leave()
+        MPI.COMM_WORLD.Barrier()
+
+    signals.stay_until_exit()
+    atexit.register(wait)
 
 
 def require_ranks() -> None:

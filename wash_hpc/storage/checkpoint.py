@@ -33,6 +33,10 @@ class CheckpointError(RunFolderError):
     """A checkpoint that cannot be written, read, or continued from."""
 
 
+class DamageError(CheckpointError):
+    """A file of a checkpoint is absent, or not as it was written; a disk that does not answer is not that."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a checkpoint holds, and what it belongs to.
@@ -190,7 +194,8 @@ def read_manifest(folder: Path, step: int) -> Manifest:
     """The manifest of a complete checkpoint.
 
     Raises:
-        CheckpointError: it cannot be read, or is not as it was written.
+        DamageError: it is absent, or not as it was written.
+        CheckpointError: it cannot be read.
     """
     file = checkpoint_folder(folder, step) / "manifest.json"
     try:
@@ -204,8 +209,10 @@ def read_manifest(folder: Path, step: int) -> Manifest:
         wrong = [field.name for field in fields(Manifest) if not _is_of_kind(getattr(manifest, field.name), field.type)]
         if wrong or manifest.step != step or len(manifest.values_moved) != manifest.num_members:
             raise ValueError(f"{', '.join(wrong) or 'step or num_members'} is not what it should be")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{file}: not readable as a manifest: {error}") from error
+    except OSError as error:
+        raise _cannot_be_read(file, error) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamageError(f"{file}: not readable as a manifest: {error}") from error
     return manifest
 
 
@@ -213,34 +220,42 @@ def verify_member(folder: Path, manifest: Manifest, member: int) -> None:
     """Look whether one member's part of a checkpoint is as it was written. Reads all of it, and keeps nothing.
 
     Raises:
-        CheckpointError: absent, or not the file that was written.
+        DamageError: absent, or not the file that was written.
+        CheckpointError: it cannot be read, or its checkpoint cannot be seen from here.
     """
     file = checkpoint_folder(folder, manifest.step) / member_name(member)
     try:
         with file.open("rb") as opened:
             _require_checksum(file, hashlib.file_digest(opened, "sha256").hexdigest(), manifest)
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
+        raise _cannot_be_read(file, error) from error
 
 
 def read_member(folder: Path, manifest: Manifest, member: int) -> MemberState:
     """One member's part of a checkpoint, its checksum verified.
 
     Raises:
-        CheckpointError: absent, or not the file that was written.
+        CheckpointError: as `verify_member`.
     """
     file = checkpoint_folder(folder, manifest.step) / member_name(member)
     try:
         content = file.read_bytes()
         _require_checksum(file, hashlib.sha256(content).hexdigest(), manifest)
         return MemberState.of_names(load(content))
-    except (OSError, SafetensorError, LookupError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    except OSError as error:
+        raise _cannot_be_read(file, error) from error
+    except (SafetensorError, LookupError, ValueError) as error:
+        raise DamageError(f"{file}: cannot be read: {error}") from error
+
+
+def _cannot_be_read(file: Path, error: OSError) -> CheckpointError:
+    is_damage = isinstance(error, FileNotFoundError) and file.parent.is_dir()
+    return (DamageError if is_damage else CheckpointError)(f"{file}: cannot be read: {error.strerror or error}")
 
 
 def _require_checksum(file: Path, checksum: str, manifest: Manifest) -> None:
     if checksum != manifest.checksums.get(file.name):
-        raise CheckpointError(f"{file}: its checksum is not that of the manifest; the file has changed")
+        raise DamageError(f"{file}: its checksum is not that of the manifest; the file has changed")
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -37,7 +37,8 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.new")  # the same folder: a rename must not cross devices
     try:
-        with unfinished.open("wb") as file:
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("xb") as file:  # a link of this name would lead elsewhere
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -8,10 +8,11 @@ import re
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from wash_hpc.errors import RunFolderError
-from wash_hpc.storage.checkpoint import CheckpointError, Manifest, checkpoint_folder, read_manifest, write_manifest
+from wash_hpc.storage.checkpoint import DamageError, Manifest, checkpoint_folder, read_manifest, write_manifest
 from wash_hpc.storage.files import remove_unfinished, sync_folder, write_atomically
 
 _BEST = "best.json"
@@ -48,12 +49,16 @@ class Found:
 
 
 def find_checkpoints(folder: Path) -> list[Found]:
-    """All that are complete, the last one first; what is in the members' files is not looked at."""
+    """All that are complete, the last one first; what is in the members' files is not looked at.
+
+    Raises:
+        CheckpointError: a manifest cannot be read, which is no damage.
+    """
     return [_find(folder, step) for step in reversed(_complete_steps(folder))]
 
 
 def last_manifest(folder: Path) -> Manifest | None:
-    """The last manifest of a run that can be read, or None."""
+    """The last manifest of a run that is whole, or None; raises as `find_checkpoints`."""
     return next((found.manifest for found in find_checkpoints(folder) if found.manifest is not None), None)
 
 
@@ -79,7 +84,10 @@ def complete(folder: Path, manifest: Manifest, keep: int, best: Best | None) -> 
 
 def forget_old(folder: Path, keep: int, best: Best | None) -> None:
     """Remove all complete checkpoints but the last `keep` and the best. What cannot be removed stays."""
-    for step in _complete_steps(folder)[:-keep]:
+    steps: list[int] = []
+    with suppress(OSError):
+        steps = _complete_steps(folder)[:-keep]
+    for step in steps:
         if best is None or step != best.step:
             old = checkpoint_folder(folder, step)
             with suppress(OSError):
@@ -101,7 +109,7 @@ def read_best(folder: Path) -> Best | None:
     try:
         content = json.loads((folder / "checkpoints" / _BEST).read_text(encoding="utf-8"))
         best = Best(int(content["step"]), float(content["merit"]), str(content["by"]))
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         return None
     return best if best.step in _complete_steps(folder) and math.isfinite(best.merit) else None
 
@@ -120,14 +128,13 @@ def put_aside(folder: Path, start: int) -> None:
         remove_unfinished(place)
     try:
         for left in checkpoints.glob("step-*"):
-            if not (left / "manifest.json").exists():
+            if left.is_dir() and not (left / "manifest.json").exists():
                 shutil.rmtree(left)
         for step in _complete_steps(folder):
             if step > start:
                 damaged = checkpoint_folder(folder, step)
-                aside = damaged.with_name(f"damaged-{damaged.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                damaged.rename(aside)
+                names = chain([f"damaged-{damaged.name}"], (f"damaged-{damaged.name}-{n}" for n in count(2)))
+                damaged.rename(next(aside for aside in map(checkpoints.joinpath, names) if not aside.exists()))
     except OSError as error:
         raise RunFolderError(f"{checkpoints}: cannot be put in order: {error.strerror or error}") from error
 
@@ -135,7 +142,7 @@ def put_aside(folder: Path, start: int) -> None:
 def _find(folder: Path, step: int) -> Found:
     try:
         return Found(step, read_manifest(folder, step))
-    except CheckpointError as error:
+    except DamageError as error:
         return Found(step, None, str(error))
 
 

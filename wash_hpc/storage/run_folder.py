@@ -23,17 +23,22 @@ _CHANGE_NO_RESULT = ("parallel.", "run.threads", "data.path", "data.workers", "d
 _LENGTH = ("train.steps", "train.epochs")
 
 
-def find_start(config: Config) -> list[Found]:
+def find_start(config: Config, lock: RunLock) -> list[Found]:
     """From which checkpoints a run may continue, the last one first; none: a fresh start. Touches nothing.
+
+    Args:
+        config: the run's.
+        lock: of its folder; not yet taken.
 
     Raises:
         RunFolderError: the folder exists and `checkpoint.resume` is `never`, or it is `must` and there is nothing to
-            continue from.
+            continue from; or another run is going on in it.
         StoppedError: a file STOP lies in the folder.
     """
     folder, resume = config.folder, config.checkpoint.resume
     if resume == "never" and folder.exists():
         raise _exists(folder)
+    lock.require_free()
     if (folder / STOP).exists():
         raise StoppedError(f"{folder / STOP}: this file says that the run is to stop; remove it to go on")
     found = [] if resume == "never" else find_checkpoints(folder)
@@ -91,7 +96,7 @@ def claim_folder(config: Config, found: list[Found], lock: RunLock) -> str:
         raise RunFolderError(f"{folder}: cannot be made: {error.strerror}") from error
     note = lock.take()
     shutil.rmtree(folder / STALLED, ignore_errors=True)  # of a run that was killed
-    if resume != "never" and (find_finished(config) is not None or find_start(config) != found):
+    if resume != "never" and (find_finished(config) is not None or find_checkpoints(folder) != found):
         raise RunFolderError(f"{folder}: another run has gone on in it just now: start again to go on from there")
     return note
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from wash_hpc.storage.files import write_atomically
 
 LOCK = "LOCK"
 _BEAT_SECONDS = 5.0
-_DEAD_SECONDS = 60.0  # without a beat; a file system may stall for some tens of seconds
+_DEAD_SECONDS = 90.0  # without a beat; a file system may stall, or a client remember, for a minute
 _MOST_BYTES = 4096
+_TYPES = {"int": int, "str": str}
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,11 @@ class _Seen:
     def holder(self) -> Holder | None:
         """Who it names; None where that cannot be read, as while it is being written."""
         try:
-            return Holder(**json.loads(self.content))
-        except (ValueError, TypeError):
+            holder = Holder(**json.loads(self.content))
+        except (ValueError, TypeError, RecursionError):
             return None
+        is_holder = all(isinstance(getattr(holder, key.name), _TYPES[str(key.type)]) for key in fields(holder))
+        return holder if is_holder and 0 < holder.process < 2**31 else None
 
 
 class RunLock:
@@ -102,6 +106,7 @@ class RunLock:
         self._beat_seconds = beat_seconds
         self._dead_seconds = dead_seconds
         self._own: Holder | None = None
+        self._dead: _Seen | None = None  # was watched in vain: one wait for it is enough
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
@@ -146,7 +151,8 @@ class RunLock:
             return
         self._released.set()
         self._thread.join(self._beat_seconds)
-        with suppress(OSError):  # where the folder can no longer be written to, the next run sees that we are dead
+        # Where the folder can no longer be written to, the next run sees that we are dead.
+        with suppress(OSError, RunFolderError):
             seen = _look(self._path)
             if seen is not None and seen.holder == self._own:
                 self._path.unlink()
@@ -154,31 +160,39 @@ class RunLock:
         self._own = None
 
     def _create(self, content: str) -> None:
+        is_ours = False
         try:
             with self._path.open("x") as file:
+                is_ours = True
                 file.write(content)
         except FileExistsError:
             raise self._held(_look(self._path)) from None
         except OSError as error:
-            with suppress(OSError):
-                self._path.unlink()
+            if is_ours:
+                with suppress(OSError):
+                    self._path.unlink()
             raise RunFolderError(f"{self._path}: cannot be written: {error.strerror or error}") from error
 
     def _is_dead(self, seen: _Seen) -> bool:
         holder = seen.holder
         if holder is not None and holder.kernel == _this_kernel() and not _is_hidden(holder.process):
             return _start_of(holder.process) != holder.started
+        if seen == self._dead:
+            return True
+        waits = f"looks for {self._dead_seconds:g} s whether that run still lives ({_describe(seen)})"
+        sys.stderr.write(f"wash_hpc: {self._path}: {waits}\n")
         deadline = time.monotonic() + self._dead_seconds
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._dead_seconds / 10))
             if _look(self._path) != seen:
                 return False
+        self._dead = seen
         return True
 
     def _beat(self) -> None:
         """Touch LOCK, and end this process where another run has taken the folder over, believing it dead."""
         while not self._released.wait(self._beat_seconds):
-            with suppress(OSError):
+            with suppress(OSError, RunFolderError):
                 seen = _look(self._path)
                 if seen is not None and seen.holder is not None and seen.holder != self._own:
                     end_now(f"{self._path.parent}: another run has taken this folder over, {seen.holder}", 2)
@@ -198,13 +212,20 @@ def _describe(seen: _Seen | None) -> str:
 
 
 def _look(path: Path) -> _Seen | None:
-    """The file as it is now; opened, because network file systems ask the server anew only then."""
+    """The file as it is now; opened, because network file systems ask the server anew only then.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             return _Seen(file.read(_MOST_BYTES), status.st_mtime_ns, status.st_ino)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        why = error.strerror or error
+        raise RunFolderError(f"{path}: cannot be read: {why}; if no run is going on here, remove it") from error
 
 
 def _this_kernel() -> str:
