@@ -84,6 +84,9 @@ class Server:
     def _fork(self, _: object) -> Request | None:
         client = self._listener.accept()[0]
         request, files = receive(client)
+        if request is None:  # killed before it had asked
+            client.close()
+            return None
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
@@ -115,6 +118,8 @@ class Server:
 
     def _kill(self, pid: int, client: object) -> None:
         """The client is gone, killed perhaps: so is its process."""
+        if self._clients.get(pid) is not client:  # its end was noticed at the same moment
+            return
         self._selector.unregister(client)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -125,13 +130,14 @@ class Server:
         sys.exit()
 
 
-def receive(connection: socket.socket) -> tuple[Request, list[int]]:
+def receive(connection: socket.socket) -> tuple[Request | None, list[int]]:
     size, files, _, _ = socket.recv_fds(connection, 8, 3)
-    left, parts = int.from_bytes(size, "big"), []
-    while left:
-        parts.append(connection.recv(left))
-        left -= len(parts[-1])
-    return json.loads(b"".join(parts)), files
+    text = connection.makefile("rb").read(int.from_bytes(size, "big"))
+    if not text or len(text) < int.from_bytes(size, "big"):
+        for file in files:
+            os.close(file)
+        return None, []
+    return json.loads(text), files
 
 
 def become(request: Request, files: list[int]) -> None:
