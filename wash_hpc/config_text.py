@@ -115,7 +115,7 @@ def _name_method(given: Any, overrides: Sequence[str]) -> Any:
 def _merge(given: Any, overrides: Sequence[str]) -> Any:
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals:
+        if not equals or not key:
             raise ConfigError(f"'{override}' is not of the form key=value, as in method.p=0.01")
         try:
             _require_plain(value, key)
