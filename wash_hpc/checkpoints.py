@@ -162,6 +162,7 @@ class Checkpoints:
         manifest = Manifest(
             step=step,
             num_members=layout.num_members,
+            num_replicas=layout.num_replicas,
             num_parameters=self._member.flat.values.numel(),
             seed=self._config.run.seed,
             optimizer=self._config.optimizer.name,

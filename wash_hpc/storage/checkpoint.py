@@ -52,6 +52,7 @@ class Manifest:
         bytes_sent: payload sent so far, one number a member.
         wall_seconds: of training so far, over all starts.
         checksums: SHA-256 of each file of the folder, by name.
+        num_replicas: R when it was written, for people: a run may continue with others; early versions wrote none.
     """
 
     step: int
@@ -64,6 +65,7 @@ class Manifest:
     wall_seconds: float
     checksums: dict[str, str]
     channels_last: bool = False
+    num_replicas: int = 0
 
     def require_fit(self, config: Config, num_members: int, num_parameters: int, num_steps: int) -> None:
         """Refuse to continue as another run.
