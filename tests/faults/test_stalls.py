@@ -8,16 +8,19 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.faults.faulty import RUN, UNHURRIED, command, files_of, run
+from tests.faults.faulty import MAIN, RUN, UNHURRIED, command, files_of, run
 from tests.support import mpirun
+from wash_hpc.clock import Stopwatch
 from wash_hpc.config import load_config
 from wash_hpc.errors import STATUS_STOPPED
-from wash_hpc.stalls import Sign, find_late
+from wash_hpc.stalls import Sign, StallWatch, find_late, read_signs
 from wash_hpc.storage.metrics import read_metrics
 
 WAIT_FOR_THE_TEST = """
@@ -110,7 +113,7 @@ def test_a_rank_that_is_slow_with_its_data_is_named_and_so_is_its_step_and_that_
     said = story.first.stderr
     name = rf"rank 1 \(member 1, replica 0, on {os.uname().nodename}\)"
     late = re.findall(
-        rf"wash_hpc: run: no step has ended for (\d+) s: {name} is in data of step 4; the others wait", said
+        rf"wash_hpc: run: a step has not ended for (\d+) s: {name} is in data of step 4; the others wait", said
     )
     assert late, said
     assert int(late[0]) >= 3
@@ -125,7 +128,8 @@ def test_a_rank_that_is_stopped_altogether_is_named_also_where_it_is_the_root(
 ) -> None:
     name = rf"rank {late} \(member {late}, replica 0, on {os.uname().nodename}\)"
     said = (
-        rf"no step has ended for \d+ s: {name} gives no sign of life: .* Others: 1 in (exchange of step {step}|between)"
+        rf"a step has not ended for \d+ s: {name} gives no sign of life: .* "
+        rf"Others: 1 (in exchange of step {step}|between steps) "
     )
     assert len(re.findall(said, story.first.stderr)) in (1, 2), story.first.stderr
 
@@ -138,8 +142,13 @@ NAMES = [f"rank {rank}" for rank in range(4)]
     [
         ([(0, 5, "exchange"), (1, 5, "exchange"), (2, 5, "data"), (3, 5, "exchange")], "rank 2 is in data of step 6;"),
         ([(0, 7, "between"), (1, 7, "between"), (2, 5, "compute"), (3, 7, "data")], "rank 2 is in compute of step 6;"),
-        ([(0, 5, "between"), (1, 6, "exchange"), (2, 6, "exchange"), (3, 6, "data")], "rank 0 is in between steps,"),
+        (
+            [(0, 5, "between"), (1, 6, "exchange"), (2, 6, "exchange"), (3, 6, "data")],
+            "rank 0 is between steps 5 and 6;",
+        ),
         ([(0, 5, "exchange"), (1, 5, "exchange"), (3, 5, "data")], "rank 2 gives no sign of life"),
+        ([(0, 5, "exchange"), (3, 5, "between")], "rank 1, rank 2 give no sign of life"),
+        ([(0, 5, "data"), (1, 5, "data"), (2, 5, "exchange"), (3, 6, "data")], "rank 0, rank 1 are in data of step 6;"),
         ([(rank, 0, "compute") for rank in range(4)], "all ranks are in compute of step 1"),
         ([(rank, 5, "exchange") for rank in range(4)], "all ranks wait for each other in exchange of step 6:"),
         ([(rank, 5, "between") for rank in range(4)], ""),
@@ -149,12 +158,75 @@ def test_who_is_late_follows_from_what_the_ranks_are_in(signs: list[tuple[int, i
     found = find_late([Sign(*sign) for sign in signs], NAMES)
     assert found.startswith(says)
     assert bool(found) == bool(says)
-    assert all(Sign.read(Sign(*sign).name) == Sign(*sign) for sign in signs)
+    assert read_signs([Sign(*sign).name(17) for sign in signs], 17, 4) == [Sign(*sign) for sign in signs]
+
+
+def test_answers_to_other_calls_and_other_files_are_passed_over() -> None:
+    foreign = [".nfs0001", "call", "17-1-2", "17-1-2-data~", "-17-1-2-data", "17-1-2-da\nta", "17-2-9-data"]
+    names = ["17-1-7-data", "17-1-8-compute", "16-1-9-data", "17-0-3-data", *foreign]
+    assert read_signs(names, 17, 2) == [Sign(0, 3, "data"), Sign(1, 8, "compute")]
+
+
+SECONDS = 2.0
+
+
+def test_one_of_many_that_wait_says_who_is_late_and_all_take_their_signs_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rank 0 does short steps, in which nothing is written, until others wait for it; foreign files lie about."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    clock = Stopwatch(torch.device("cpu"))
+    said, step, signs = "", 0, set()
+    deadline = time.monotonic() + 60
+    with ExitStack() as stack:
+        watches = [StallWatch(folder, rank, NAMES, clock, SECONDS, 1000 if rank else 0) for rank in range(4)]
+        for watch in watches:
+            stack.enter_context(watch)
+        while "has not ended" not in said and time.monotonic() < deadline:
+            step += 1
+            watches[0].step_ended(step)
+            time.sleep(SECONDS / 20)
+            signs |= set(files_of(folder))
+            if signs:
+                with suppress(OSError):
+                    (folder / "stalled" / "foreign-file").touch()
+            said += capsys.readouterr().err
+        for watch in watches:
+            watch.step_ended(1001)
+        while "it goes on" not in said and time.monotonic() < deadline:
+            time.sleep(0.1)
+            said += capsys.readouterr().err
+    assert len(signs - {"stalled/foreign-file", "stalled/call"}) == 4, signs
+    said += capsys.readouterr().err
+    late, goes_on = said.splitlines()
+    where = r"rank 0 is between steps \d+ and \d+; the others wait \(log.stall_seconds\)"
+    assert re.fullmatch(rf"wash_hpc: run: a step has not ended for \d+ s: {where}", late)
+    assert re.fullmatch(r"wash_hpc: run: it goes on after \d+ s, with step 1001", goes_on)
+    assert list(folder.iterdir()) == []
 
 
 def test_the_default_is_two_minutes_and_it_can_be_off() -> None:
     assert load_config(None, []).log.stall_seconds == 120
     assert load_config(None, ["log.stall_seconds=0"]).log.stall_seconds == 0
+
+
+SELDOM_ASKED = """
+from wash_hpc import orders
+orders._SECONDS_BETWEEN = 1e6  # so that members that do not meet first meet at the end
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_with_many_short_steps_for_which_the_others_wait_between_theirs_is_named(tmp_path: Path) -> None:
+    faults = [(step, 1, "time.sleep(0.6)") for step in range(3, 13)]
+    seldom = ["method.name=independent", "log.every_steps=100", "checkpoint.every_steps=0", "log.stall_seconds=3"]
+    done = run(tmp_path, "run", faults, *seldom, program=SELDOM_ASKED + MAIN)
+    assert done.returncode == 0, done.stderr
+    said = r"a step has not ended for \d+ s: rank 1 \(.*\) is in data of step \d+; the others wait"
+    assert re.search(said, done.stderr), done.stderr
+    assert "no sign of life" not in done.stderr
+    assert not (tmp_path / "run" / "stalled").exists()
 
 
 HANGS = """
