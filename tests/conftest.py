@@ -45,7 +45,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
 
     is_a_rank = "OMPI_COMM_WORLD_RANK" in os.environ
-    if not is_a_rank and not config.option.collectonly and any("tests/unit/" not in item.nodeid for item in items):
+    has_gpu = Path("/dev/nvidiactl").exists()  # CUDA, which imports may look for, does not survive a fork
+    launches = not config.option.collectonly and any("tests/unit/" not in item.nodeid for item in items)
+    if launches and not is_a_rank and not has_gpu:
         _warm_python.append(WarmPython())
 
 
