@@ -84,8 +84,7 @@ def mpirun_command(num_ranks: int, *command: str) -> list[str]:
     """How so many real ranks are launched; `sys.executable` means a python whose imports are done, see warm_python."""
     launcher = shutil.which("mpirun")
     assert launcher is not None, "mpirun is not on PATH: run the tests by make test, or source tools/mpi_env.sh"
-    program, *arguments = command
-    return [launcher, "-n", str(num_ranks), WARM_PYTHON if program == sys.executable else program, *arguments]
+    return [launcher, "-n", str(num_ranks), *(WARM_PYTHON if word == sys.executable else word for word in command)]
 
 
 def mpirun(num_ranks: int, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
