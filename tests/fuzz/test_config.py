@@ -93,7 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("config")
 
 
-@examples(80)
+@examples(350)
 @given(config=sections())
 def test_values_of_any_kind_load_or_are_refused_naming_a_key(folder: Path, config: dict[str, Any]) -> None:
     file = folder / "values.yaml"
@@ -102,7 +102,7 @@ def test_values_of_any_kind_load_or_are_refused_naming_a_key(folder: Path, confi
         loads_or_names(folder, file, [], {str(file), *keys_in(config)})
 
 
-@examples(80)
+@examples(700)
 @given(
     overrides=st.lists(
         st.tuples(
@@ -144,7 +144,7 @@ TOKENS = [
 ]
 
 
-@examples(80)
+@examples(700)
 @given(whole=st.sampled_from(WHOLE), how=damages(), token=st.sampled_from([b"", *TOKENS]), place=st.floats(0, 1))
 def test_a_damaged_file_loads_or_is_refused_with_its_name_or_a_key(
     folder: Path, whole: bytes, how: Any, token: bytes, place: float
