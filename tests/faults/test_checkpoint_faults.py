@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import random
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.faults.faulty import mount, unmount, why_no_mount
 from tests.support import TINY, equal_weights, final_weights, mpirun, train
 from wash_hpc.config import load_config
 from wash_hpc.errors import RunFolderError, WashError
@@ -127,14 +127,12 @@ def test_a_run_goes_on_with_other_replicas_from_the_same_values(whole: Path) -> 
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    reason = why_no_mount(tmp_path / "probe")
+    if reason:
+        pytest.skip(reason)
+    mount(folder, 2)
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    unmount(folder)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from wash_hpc.errors import ConfigError, printable
 DEFAULTS = {
     section.name: {
         key.name: getattr(getattr(Config(), section.name), key.name) for key in fields(section.default_factory)
-    }  # type: ignore[misc,arg-type]
+    }
     for section in fields(Config)
 }
 KEYS = [(section, key) for section, keys in DEFAULTS.items() for key in keys]

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, "tools")
-import soak  # type: ignore[import-not-found]
+import soak_watch
 
 
 def watched(minutes: float, megabytes, files=20, threads=5) -> dict[str, str]:
     """The promises broken in a run of one sample a second; arguments are numbers, or functions of the minutes."""
     random = np.random.default_rng(0)
-    watch = soak.Watch(minutes, 0, 100, (), num_checks=1)
+    watch = soak_watch.Watch(minutes, 0, 100, (), num_checks=1)
     for second in range(round(60 * minutes)):
         now = [of(second / 60) if callable(of) else of for of in (megabytes, files, threads)]
         noise = 0.2 * random.standard_normal()
         watch.samples.extend((second, 1e6 * (now[0] + noise), int(now[1]), int(now[2])))
-    return soak.judge(0, watch).broken
+    return soak_watch.judge(0, watch).broken
 
 
 @pytest.mark.parametrize("minutes", [1, 3, 12, 30])
