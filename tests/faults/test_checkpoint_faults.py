@@ -135,6 +135,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     unmount(folder)
 
 
+@pytest.mark.small_disk
 @pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_run_with_one_sentence_and_leaves_the_checkpoint_before(
     small_disk: Path, tmp_path: Path

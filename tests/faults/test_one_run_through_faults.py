@@ -96,6 +96,7 @@ def starts(folder: Path) -> dict[str, Start]:
     return starts
 
 
+@pytest.mark.small_disk
 @pytest.mark.slow
 def test_a_disk_that_is_full_for_metrics_ends_the_run_with_one_sentence_and_leaves_all_records(
     starts: dict[str, Start],
@@ -108,6 +109,7 @@ def test_a_disk_that_is_full_for_metrics_ends_the_run_with_one_sentence_and_leav
     assert (start.checkpoint, start.records) == (3, [1, 2, 3, 4])
 
 
+@pytest.mark.small_disk
 @pytest.mark.slow
 def test_a_folder_that_turns_read_only_ends_the_run_with_one_sentence(starts: dict[str, Start]) -> None:
     start = starts["read-only"]
@@ -120,6 +122,7 @@ def test_a_folder_that_turns_read_only_ends_the_run_with_one_sentence(starts: di
     assert start.records[:5] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.small_disk
 @pytest.mark.slow
 def test_a_rank_that_raises_while_it_loads_data_ends_all_ranks_and_is_named_once(starts: dict[str, Start]) -> None:
     start = starts["data"]
@@ -129,6 +132,7 @@ def test_a_rank_that_raises_while_it_loads_data_ends_all_ranks_and_is_named_once
     assert start.checkpoint == 6
 
 
+@pytest.mark.small_disk
 @pytest.mark.slow
 def test_ctrl_c_that_reaches_one_rank_stops_all_with_a_checkpoint(starts: dict[str, Start]) -> None:
     start = starts["interrupted"]
@@ -138,6 +142,7 @@ def test_ctrl_c_that_reaches_one_rank_stops_all_with_a_checkpoint(starts: dict[s
     assert "Traceback" not in start.errors
 
 
+@pytest.mark.small_disk
 @pytest.mark.slow
 def test_after_all_faults_and_with_a_clock_that_jumps_the_run_ends_as_one_that_met_none(
     folder: Path, starts: dict[str, Start]
