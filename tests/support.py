@@ -81,10 +81,20 @@ def method_context(
 
 
 def mpirun_command(num_ranks: int, *command: str) -> list[str]:
-    """How so many real ranks are launched; `sys.executable` means a python whose imports are done, see warm_python."""
+    """How so many real ranks are launched; see `warm`."""
     launcher = shutil.which("mpirun")
     assert launcher is not None, "mpirun is not on PATH: run the tests by make test, or source tools/mpi_env.sh"
-    return [launcher, "-n", str(num_ranks), *(WARM_PYTHON if word == sys.executable else word for word in command)]
+    return [launcher, "-n", str(num_ranks), *warm(*command)]
+
+
+def warm(*command: str) -> list[str]:
+    """The command, with a python whose imports are done for `sys.executable` and below `wash-hpc`: see warm_python.
+
+    The tests of Slurm's scripts run `wash-hpc` itself.
+    """
+    if command[0] == "wash-hpc":
+        command = (sys.executable, "-m", "wash_hpc", *command[1:])
+    return [WARM_PYTHON if word == sys.executable else word for word in command]
 
 
 def mpirun(num_ranks: int, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:

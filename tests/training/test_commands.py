@@ -8,20 +8,21 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support import mpirun, train
+from tests.support import mpirun, train, warm
 from wash_hpc.storage.summary import read_summary
 
 
 def wash_hpc(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command without a launcher."""
     return subprocess.run(
-        ["wash-hpc", *arguments],
+        warm("wash-hpc", *arguments),
         capture_output=True,
         text=True,
         timeout=240,
@@ -179,7 +180,8 @@ def test_doctor_says_where_the_ranks_do_not_fit_the_slurm_job():
 
 def test_doctor_in_tasks_of_srun_that_do_not_see_each_other_says_so_once():
     job = {"SLURM_JOB_ID": "42", "SLURM_JOB_NODELIST": "node1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}
-    first, second = (wash_hpc("doctor", **job, SLURM_PROCID=str(task)) for task in range(2))
+    with ThreadPoolExecutor(2) as tasks:
+        first, second = tasks.map(lambda task: wash_hpc("doctor", **job, SLURM_PROCID=str(task)), range(2))
     assert (first.returncode, second.returncode) == (1, 0)  # srun --kill-on-bad-exit must not end task 0 by the other
     assert "MPI       broken   this is task 0 of 2 that srun started, and MPI sees one rank" in first.stdout
     assert "DALI      ok" in first.stdout
@@ -292,7 +294,8 @@ def test_key_value_arguments_may_stand_behind_options_and_a_wrong_option_is_refu
 def test_tasks_of_srun_that_do_not_see_each_other_stop_with_one_sentence(command, tmp_path):
     what = ["configs/digits_wash.yaml", f"run.dir={tmp_path}"] if command == "train" else [str(tmp_path)]
     job = {"SLURM_JOB_ID": "42", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}
-    done = [wash_hpc(command, *what, **job, SLURM_PROCID=str(task)) for task in range(3)]
+    with ThreadPoolExecutor(3) as tasks:
+        done = list(tasks.map(lambda task: wash_hpc(command, *what, **job, SLURM_PROCID=str(task)), range(3)))
     assert [task.returncode for task in done] == [2, 2, 2]
     assert "".join(task.stdout for task in done) == ""
     said = "".join(task.stderr for task in done)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support import TINY, final_weights, mpirun
+from tests.support import TINY, final_weights, mpirun, warm
 from wash_hpc.models import build_model
 from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.summary import read_summary
@@ -132,7 +132,7 @@ def test_commands_on_a_run_with_quarantine_say_who_was_left_out(quarantined, tmp
     run = str(quarantined / "plain")
 
     def command(*words: str) -> str:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(warm(*words), capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
