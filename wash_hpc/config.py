@@ -164,11 +164,12 @@ class ParallelConfig:
 
 @dataclass(frozen=True)
 class LogConfig:
-    """What is written down, how often."""
+    """What is written down, how often, and where besides HDF5."""
 
     every_steps: int = 10
     consensus_every_steps: int = 100  # costs one average over all parameters; 0: at the end only
     progress: Literal["auto", "bar", "lines", "off"] = "auto"
+    sinks: list[str] = field(default_factory=list)  # of tensorboard, wandb: copies that they read; docs/ecosystem.md
     stall_seconds: float = 120.0  # without the end of a step, after which it is said which rank is late; 0: never
 
 

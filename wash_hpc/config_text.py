@@ -157,8 +157,8 @@ def _with_words_on_and_off(given: Any) -> Any:
 
 
 def _with_lists(given: Any) -> Any:
-    """The same with lists of one where a regularisation is given as a number for all members."""
-    for key in ("train.mixup", "train.cutmix", "train.label_smoothing", "train.random_erasing"):
+    """The same with lists of one where a regularisation is given as a number for all, or a sink as one name."""
+    for key in ("train.mixup", "train.cutmix", "train.label_smoothing", "train.random_erasing", "log.sinks"):
         value = OmegaConf.select(given, key)
         if value is not None and not OmegaConf.is_list(value):
             OmegaConf.update(given, key, [value])

@@ -36,7 +36,8 @@ from wash_hpc.rates import PARTS, Rates
 from wash_hpc.skipped import SkippedFiles
 from wash_hpc.slurm import current_job, describe_restart
 from wash_hpc.startup import describe_start, slowest, start_clock
-from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
+from wash_hpc.storage.metrics import EvaluationRecord, TrainRecord
+from wash_hpc.storage.sinks import MetricsWriters
 from wash_hpc.storage.summary import Summary, write_summary
 from wash_hpc.storage.weights import member_file, save_model, soup_file
 from wash_hpc.totals import Totals
@@ -93,13 +94,13 @@ class Observer:
         names = [layer.name for layer in member.flat.layers]
         start_clock.ended("rest")
         self._start_seconds = slowest(world.comm.allgather(start_clock.read()))
-        self._writer: MetricsWriter | None = None
-        if world.is_root:  # describing asks git, which all ranks together need not do
-            about = describe_run(config, world.layout, hosts, num_steps, first_step, self._start_seconds)
-            self._writer = MetricsWriter(config.folder, world.layout.num_members, names, about)
         self._progress = ProgressReport(
             config.log.progress, config.run.name, self._last_logged, num_steps, world.is_root
         )
+        self._writer: MetricsWriters | None = None
+        if world.is_root:  # describing asks git, which all ranks together need not do
+            about = describe_run(config, world.layout, hosts, num_steps, first_step, self._start_seconds)
+            self._writer = MetricsWriters(config, world.layout.num_members, names, about, first_step, self.say)
         self._skipped = SkippedFiles(config, source, world, self.say)
 
     def say(self, sentence: str) -> None:
@@ -194,6 +195,7 @@ class Observer:
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._writer is not None:
+            self._writer.end(summary)
             self._writer.close()
             write_summary(folder, summary)
         self.say(f"finished; the results are in {folder}")

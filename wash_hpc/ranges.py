@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _MOST_CONTEXT = 4096  # a network attends from each byte of a window to all before it
 _MOST_NAME_BYTES = 200  # a file system takes 255
 _LARGEST = 1e30
+_TEXTS = {"log.sinks"}  # lists of text; all others are of numbers
+SINKS = ("tensorboard", "wandb")
 _MOST = {  # by key, what no machine has or needs; whole numbers of other keys go up to 2^53
     "run.seed": 2**63 - 1,
     "run.threads": 2**12,
@@ -60,7 +62,8 @@ def check_ranges(config: Config) -> None:
 def _check_plain_value(key: str, value: object) -> None:
     """Refuse what no key may have: numbers beyond all use, and text that would move a terminal's cursor."""
     items = value if isinstance(value, list) else [value]
-    if isinstance(value, list) and not all(isinstance(item, (int, float)) for item in items):
+    is_numbers = all(isinstance(item, (int, float)) for item in items)
+    if isinstance(value, list) and key not in _TEXTS and not is_numbers:
         raise ConfigError(f"{key}={value}: expected a list of numbers")
     most = _MOST.get(key, 2**53)
     for item in items:
@@ -88,6 +91,12 @@ def _run_rules(config: Config) -> list[Rule]:
             config.log.consensus_every_steps,
             config.log.consensus_every_steps >= 0,
             "0 or more",
+        ),
+        (
+            "log.sinks",
+            ",".join(config.log.sinks),
+            set(config.log.sinks) <= set(SINKS) and len(set(config.log.sinks)) == len(config.log.sinks),
+            f"a list of names among {', '.join(SINKS)}, each once",
         ),
         ("log.stall_seconds", config.log.stall_seconds, 0 <= config.log.stall_seconds <= 1e6, "0 to a million"),
         ("evaluate.every_epochs", config.evaluate.every_epochs, config.evaluate.every_epochs >= 0, "0 or more"),

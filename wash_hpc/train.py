@@ -58,6 +58,7 @@ from wash_hpc.storage.kept import Found
 from wash_hpc.storage.metrics import import_h5py
 from wash_hpc.storage.run_folder import claim_folder, create_folder, find_finished, find_start
 from wash_hpc.storage.run_lock import RunLock
+from wash_hpc.storage.sinks import import_sinks
 from wash_hpc.storage.summary import Summary
 from wash_hpc.totals import Totals
 
@@ -242,6 +243,7 @@ def set_up(comm: Comm, config: Config) -> Setup:
         start_clock.ended("reducer")
         if world.is_root:
             import_h5py()  # it writes metrics: a library that is missing is said before anything is written
+            import_sinks(config.log.sinks)
         source.check_files(Shard(layout.rank, layout.size))
     require_devices_that_fit(config, world, device)
     # Each rank has built its own model, with its own host's libraries, and perhaps made its own data.

@@ -42,6 +42,8 @@ DOORS = {
     "horovod": {"parallel"},
     "nvidia": {"data"},
     "h5py": {"storage"},
+    "tensorboard": {"storage"},
+    "wandb": {"storage"},
     "plotly": {"report"},
     "matplotlib": {"report"},
     "scipy": {"ensemble"},
