@@ -10,7 +10,9 @@ from tqdm import tqdm
 
 from wash_hpc.errors import printable
 
-_SECONDS_BETWEEN_LINES = 10.0
+# While a run is new somebody looks whether it works; a log of days is looked at later, and has to stay short.
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_LATER_LINES = 10.0, 60.0
+_SECONDS_NEW = 600.0
 
 
 class ProgressReport:
@@ -18,7 +20,8 @@ class ProgressReport:
 
     Args:
         mode: `bar`, `lines`, `off`, or `auto`: a bar where the output is a terminal. Under mpirun it never is, whatever
-            the person who started it looks at; so tools/demo.sh asks for the bar.
+            the person who started it looks at; so tools/demo.sh asks for the bar. Lines begin with the time: in a job's
+            log, often of several starts, that says when something happened, and for how long nothing did.
         name: of the run.
         first_step: steps already done.
         num_steps: of the whole run.
@@ -33,20 +36,30 @@ class ProgressReport:
         self._name = name
         self._num_steps = num_steps
         self._lines = speaks and mode == "lines"
-        self._said_at = -_SECONDS_BETWEEN_LINES
+        self._began = time.monotonic()
+        self._next_line_at = self._began
+        self._first: tuple[int, float] | None = None  # record: its step, and when it came
         self._bar: tqdm[NoReturn] | None = None
         if speaks and mode == "bar":
             self._bar = tqdm(desc=name, total=num_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def show_step(self, step: int, loss: float, images_per_second: float) -> None:
-        """Say the mean loss and rate of the members; lines come ten seconds apart."""
+        """Say the mean loss and rate of the members, and what time is left.
+
+        Lines come ten seconds apart in the first ten minutes, then one a minute, and one at the last step.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = step, now
         rate = f"{images_per_second:.0f} img/s a member"
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {rate}", refresh=False)
             self._bar.update(step - self._bar.n)
-        elif self._lines and (time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES or step == self._num_steps):
-            self._said_at = time.monotonic()
-            say(f"{self._name}: step {step}/{self._num_steps}  loss {loss:.4f}  {rate}")
+        elif now >= self._next_line_at or step == self._num_steps:
+            is_new = now - self._began < _SECONDS_NEW
+            self._next_line_at = now + (_SECONDS_BETWEEN_LINES if is_new else _SECONDS_BETWEEN_LATER_LINES)
+            left = self._describe_left(step, now)
+            self.say(f"step {step}/{self._num_steps}  loss {loss:.4f}  {rate}{left}")
 
     def show_evaluation(self, step: int, metric: str, member: float, ensemble: float, soup: float) -> None:
         """Say the metric, accuracy or perplexity, on test data: the members' mean, their ensemble's, their soup's."""
@@ -61,7 +74,15 @@ class ProgressReport:
             # Where the bar is: mpirun forwards two streams in any order.
             self._bar.write(printable(text), file=sys.stderr)
         elif self._lines:
-            say(text)
+            say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+    def _describe_left(self, step: int, now: float) -> str:
+        """The time left at the pace since the first record, evaluations included, and what the start took left out."""
+        assert self._first is not None
+        first_step, since = self._first
+        if step <= first_step or step == self._num_steps:
+            return ""
+        return f"  {describe_seconds((now - since) / (step - first_step) * (self._num_steps - step))} left"
 
     def close(self) -> None:
         """Leave the bar as it is and go to a new line."""
@@ -73,3 +94,16 @@ def say(text: str) -> None:
     """Print a line of a log; called by the root alone."""
     sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()  # a log file is read while it is written
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration as in `2 d 5 h`, `1 h 05 min`, `12 min`, `8 s`."""
+    minutes = round(seconds / 60)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24} h"
