@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command line: train, evaluate, soup, plan, tune, requeue, doctor. Parses, calls and prints; no more."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wash_hpc import __version__
+from wash_hpc.completion import add_completion, complete
 from wash_hpc.errors import WashError, printable
 from wash_hpc.parallel import end_command, require_mpi, require_ranks, start_mpi, wait_at_exit
 from wash_hpc.signals import Signals
@@ -30,6 +32,7 @@ from wash_hpc.usage import (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status, as `--help` lists them."""
     parser = _make_parser()
+    complete(parser)
     options, rest = parser.parse_known_args(arguments)
     # argparse takes positional arguments in one piece; key=value may also stand behind an option.
     if rest and ("overrides" not in options or any(word.startswith("-") or "=" not in word for word in rest)):
@@ -227,6 +230,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "job. Exit status 1 where something is broken.",
     )
     doctor.set_defaults(run=_doctor)
+
+    add_completion(commands)
     return parser
 
 

@@ -16,7 +16,7 @@ LEVELS = [
     {"errors", "clock", "seeds", "signals", "startup", "usage"},
     {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
-    {"parallel", "data", "storage", "logs", "machine"},
+    {"parallel", "data", "storage", "logs", "machine", "completion"},
     {"report", "methods", "optimizer", "cuda_graph", "member"},
     {
         "agreement",
