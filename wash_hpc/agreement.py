@@ -9,7 +9,7 @@ import inspect
 import platform
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from hashlib import blake2b
@@ -21,10 +21,12 @@ from torch import nn
 
 import wash_hpc
 from wash_hpc.config import Config
+from wash_hpc.data import reader_of
 from wash_hpc.data.source import Source
 from wash_hpc.ensemble.flat import describe_parameters
 from wash_hpc.errors import WorldError
 from wash_hpc.methods import class_of_method, method_names
+from wash_hpc.models import builder_of
 from wash_hpc.parallel.placement import list_first, name_ranks
 from wash_hpc.parallel.world import Comm, World, mpi_library
 
@@ -161,11 +163,14 @@ def describe_settings() -> Facts:
 
 
 def describe_sources(config: Config, model: nn.Module) -> Facts:
-    """Checksums of the files in which the methods' classes and the model's are written; the package's own are in it."""
+    """Checksums of the files in which the methods, the model, its builder and the reader of the data are written."""
     known = [method.name for method in config.methods if method.name in method_names()]  # evaluation need not know it
-    classes: dict[str, type] = {f"method {name}": class_of_method(name) for name in known}
-    classes[f"model {config.model.name}"] = type(model)
-    return {f"the source of {what}": _digest_of_source(kind) for what, kind in classes.items()}
+    written: dict[str, Callable[..., object]] = {f"method {name}": class_of_method(name) for name in known}
+    written[f"model {config.model.name}"] = type(model)
+    written[f"what builds model {config.model.name}"] = builder_of(config.model.name)
+    if (reader := reader_of(config.data.name)) is not None:
+        written[f"data {config.data.name}"] = reader
+    return {f"the source of {what}": _digest_of_source(code) for what, code in written.items()}
 
 
 def describe_processor(device: torch.device) -> Facts:
@@ -195,10 +200,10 @@ def _digest_of_package() -> str:
     return digest_of(*(part for file in files for part in (str(file.relative_to(folder)).encode(), file.read_bytes())))
 
 
-def _digest_of_source(kind: type) -> str:
-    """Of the file of a class; `unknown` where it was typed or made elsewhere."""
+def _digest_of_source(code: Callable[..., object]) -> str:
+    """Of the file of a class or function; `unknown` where it was typed or made elsewhere."""
     try:
-        return digest_of(Path(inspect.getfile(kind)).read_bytes())
+        return digest_of(Path(inspect.getfile(code)).read_bytes())
     except (OSError, TypeError):
         return "unknown"
 

@@ -274,7 +274,7 @@ def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(
         f"{key}={name}: there is no such name"
         + (f"; did you mean {near[0]}?" if near else ";")
-        + f" there are {', '.join(known)}"
+        + f" there are {', '.join(known)}; one of your own is known to the script that registers it"
     )
 
 

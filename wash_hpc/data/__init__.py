@@ -3,18 +3,21 @@
 Reading (`read_content`) is done once for all ranks, on one of them; what it finds can be sent. Opening (`open_source`)
 is every rank's. Importing this package needs none of the libraries that read images; DALI is imported when image files
 are opened.
+
+A set of one's own is a function between `register` and `wash_hpc.__main__.main`; docs/your_data.md shows one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from wash_hpc.config import Config, refuse_unknown
-from wash_hpc.data.arrays import ArraySet, ArraySource
+from wash_hpc.data.arrays import ArraySet, ArraySource, require_sound_set
 from wash_hpc.data.cifar import load_cifar10, load_cifar100
 from wash_hpc.data.digits import load_digits
 from wash_hpc.data.encoded import Splits, require_landmarks
@@ -28,7 +31,12 @@ from wash_hpc.data.text import TextSource, read_text
 Content = Splits | ArraySet | NDArray[np.uint8]
 """What the files of a data set hold: a listing of encoded images, a set in memory, or the bytes of a text."""
 
-_READERS: dict[str, Callable[[Config], Content]] = {
+Reader = Callable[[Config], Content]
+"""Reads the files of a data set."""
+
+ArrayReader = TypeVar("ArrayReader", bound=Callable[[Config], ArraySet])
+
+_READERS: dict[str, Reader] = {
     "image_folder": lambda config: scan_splits(config.data.path),
     "shards": lambda config: open_shards(config.data.path),
     "digits": lambda config: load_digits(),
@@ -38,6 +46,31 @@ _READERS: dict[str, Callable[[Config], Content]] = {
     "text": lambda config: read_text(config.data.path),
 }
 _MADE = "synthetic"  # of no files: each rank makes it
+_REGISTERED: set[str] = set()
+
+
+def register(name: str) -> Callable[[ArrayReader], ArrayReader]:
+    """Make a function that reads a set into memory known as `data.name=NAME`; to be called before anything is read.
+
+    It is called with the run's configuration on one rank; what it returns is sent to the others.
+
+    Args:
+        name: a new one.
+    """
+    if name in source_names():
+        raise ValueError(f"there is a data set {name} already")
+
+    def add(read: ArrayReader) -> ArrayReader:
+        _READERS[name] = read
+        _REGISTERED.add(name)
+        return read
+
+    return add
+
+
+def reader_of(name: str) -> Reader | None:
+    """What reads the data set of this name, written here or in a file of the user's; None where there is no such."""
+    return _READERS.get(name)
 
 
 def source_names() -> tuple[str, ...]:
@@ -62,7 +95,12 @@ def read_content(config: Config) -> Content | None:
     name = config.data.name
     if name not in source_names():
         raise refuse_unknown("data.name", name, source_names())
-    return None if name == _MADE else _READERS[name](config)
+    if name == _MADE:
+        return None
+    content = _READERS[name](config)
+    if name in _REGISTERED:
+        require_sound_set(name, content)
+    return content
 
 
 def require_content(config: Config, content: Content | None) -> None:

@@ -20,6 +20,7 @@ from wash_hpc.data.augment import apply_shifts, draw_shifts, no_shifts
 from wash_hpc.data.feed import Draws, feed_evaluation, feed_statistics, feed_training
 from wash_hpc.data.source import Batch, Positions, Shard, Split, split_held_out
 from wash_hpc.data.transfer import send
+from wash_hpc.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,40 @@ class ArraySet:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def require_sound_set(name: str, images: object) -> None:
+    """Check a set that somebody else's function has made; cheap beside its reading.
+
+    Args:
+        name: `data.name`.
+        images: what the function returned.
+
+    Raises:
+        DataError: it is no `ArraySet`, or one whose parts do not fit each other.
+    """
+    if not isinstance(images, ArraySet):
+        raise DataError(f"data.name={name}: the function registered gives a {type(images).__name__}, not an ArraySet")
+    shape = images.train.pixels.shape[1:]
+    splits = {"train": images.train, "held_out": images.held_out, "test": images.test}
+    for split, part in splits.items():
+        if part is not None:
+            _require_sound_split(f"data.name={name}: {split}", part, shape, images.num_classes)
+    for what, values in (("mean", images.mean), ("std", images.std)):
+        if len(values) != shape[0] or not np.isfinite(values).all() or (what == "std" and min(values) <= 0):
+            raise DataError(f"data.name={name}: {what}={values}: expected a number for each of {shape[0]} channels")
+
+
+def _require_sound_split(where: str, part: Images, shape: tuple[int, ...], num_classes: int) -> None:
+    pixels, labels = part.pixels, part.labels
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != shape:
+        raise DataError(f"{where}: pixels {pixels.dtype} {pixels.shape}: expected uint8 [N, C, H, W], as in train")
+    if labels.dtype != np.int64 or labels.shape != pixels.shape[:1]:
+        raise DataError(f"{where}: labels {labels.dtype} {labels.shape}: expected int64 [{len(pixels)}]")
+    if len(labels) == 0:
+        raise DataError(f"{where}: there are no images in it")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DataError(f"{where}: labels from {labels.min()} to {labels.max()}: expected 0 to {num_classes - 1}")
 
 
 class ArraySource:

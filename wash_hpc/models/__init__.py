@@ -1,8 +1,12 @@
-"""Networks by name: the small ones that torchvision lacks, and every torchvision classifier."""
+"""Networks by name: the small ones that torchvision lacks, every torchvision classifier, and those of one's own.
+
+One of one's own is a function between `register` and `wash_hpc.__main__.main`; docs/your_model.md shows one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -15,8 +19,13 @@ from wash_hpc.models.transformers import LanguageModel, vit_small
 ImageShape = tuple[int, ...]
 """(C, H, W) of images, (T,) of windows of text."""
 
+Builder = Callable[[ImageShape, int, int], nn.Module]
+"""Makes a network with fresh weights, given the shape of an image, the number of classes and `model.width`."""
+
+BuilderType = TypeVar("BuilderType", bound=Builder)
+
 _PREFIX = "torchvision."
-_OWN: dict[str, Callable[[ImageShape, int, int], nn.Module]] = {
+_OWN: dict[str, Builder] = {
     "resnet_small": lambda shape, classes, width: ResNetSmall(shape[0], classes, width),
     "mlp": lambda shape, classes, width: MLP(shape, classes, 16 * width),
     "resnet18": lambda shape, classes, width: cifar_resnet18(shape[0], classes),
@@ -24,7 +33,32 @@ _OWN: dict[str, Callable[[ImageShape, int, int], nn.Module]] = {
     "vit_small": vit_small,
     "language_model": lambda shape, classes, width: LanguageModel(shape[0], classes, width),
 }
-_OF_TEXT = ("language_model",)
+_OF_TEXT = ["language_model"]
+
+
+def register(name: str, of_text: bool = False) -> Callable[[BuilderType], BuilderType]:
+    """Make a function that builds a network known as `model.name=NAME`; to be called before anything is built.
+
+    Args:
+        name: a new one, that does not begin with `torchvision.`.
+        of_text: it takes windows [B, T] int64 and gives logits [B, T, classes], in place of images [B, C, H, W] float32
+            and logits [B, classes].
+    """
+    if name in _OWN or name.startswith(_PREFIX):
+        raise ValueError(f"there is a model {name} already")
+
+    def add(build: BuilderType) -> BuilderType:
+        _OWN[name] = build
+        if of_text:
+            _OF_TEXT.append(name)
+        return build
+
+    return add
+
+
+def builder_of(name: str) -> Builder:
+    """What builds the network of this name, written here or in a file of the user's."""
+    return _OWN.get(name, lambda shape, classes, width: _build_torchvision(name.removeprefix(_PREFIX), classes))
 
 
 def model_names() -> list[str]:
@@ -50,10 +84,9 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int, width: int
     if name not in _OWN and name not in model_names():  # in this order: torchvision takes seconds to import
         raise refuse_unknown("model.name", name, model_names())
     _require_kind(name, image_shape)
-    if name in _OWN:
-        model = _OWN[name](image_shape, num_classes, width)
-    else:
-        model = _build_torchvision(name.removeprefix(_PREFIX), num_classes)
+    model = builder_of(name)(image_shape, num_classes, width)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model.name={name}: the function registered gives a {type(model).__name__}, not a network")
     _require_fit(name, model, image_shape, num_classes)
     return model
 
