@@ -3,7 +3,7 @@ SHELL := /bin/bash
 SCRIPTS := $(sort $(wildcard .ci/run tools/*.sh slurm/*.sh slurm/*/*.sh tests/*.sh tests/*/*.sh))
 BIN := .venv/bin
 
-.PHONY: help setup demo compare test test-gpu lint format audit constraints clean
+.PHONY: help setup demo compare test test-gpu lint format reference audit constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ lint: setup ## Check style, types and shell scripts; changes nothing
 
 format: setup ## Format the Python code and mend what ruff can mend
 	@echo "format: ruff format, ruff check --fix"; $(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+reference: setup ## Write docs/configuration.md and docs/metrics.md out of the code, and the figure of docs/how_wash_works.md
+	@$(BIN)/python tools/make_reference.py && $(BIN)/python tools/draw_wash.py
 
 audit: setup ## Ask the databases of vulnerabilities about every pinned package; says so where none answers
 	@$(BIN)/python tools/audit.py

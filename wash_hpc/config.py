@@ -28,8 +28,8 @@ class RunConfig:
     """Where the run lives and what makes it repeatable."""
 
     name: str = "run"  # the run's folder is dir/name
-    dir: str = "runs"
-    seed: int = 0
+    dir: str = "runs"  # folder of runs, made where it is not there
+    seed: int = 0  # of weights, order of images, augmentation and shuffles
     deterministic: bool = False  # deterministic kernels where torch has them; slower on a GPU
     threads: int = 0  # torch threads a rank; 0: OMP_NUM_THREADS, or this rank's share of the host's cores
 
@@ -46,16 +46,16 @@ class EnsembleConfig:
 class ModelConfig:
     """The network; `wash-hpc train --list` says the names."""
 
-    name: str = "resnet_small"
+    name: str = "resnet_small"  # one of your own: docs/your_model.md
     width: int = 16  # channels (or units / 16, or features / 4) of the first stage; torchvision models ignore it
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The training, held-out and test images, or text."""
+    """The training, held-out and test images, or text; `wash-hpc train --list` says the names."""
 
-    name: str = "image_folder"
-    path: str | None = None
+    name: str = "image_folder"  # what each reads, and one of your own: docs/your_data.md
+    path: str | None = None  # of the set's folder or file; digits and synthetic need none
     batch_size: int = 64  # images, or windows of text, per step of one member, shared out over its replicas
     workers: int = 2  # DALI threads a rank
     prefetch: int = 3  # of image files: batches that DALI works on ahead
@@ -63,16 +63,16 @@ class DataConfig:
     decoder_size_hint: list[int] = field(default_factory=lambda: [0, 0])  # height, width it has memory for at once
     on_bad_file: Literal["stop", "skip"] = "stop"  # image files that cannot be read or decoded; skip: count, go on
     held_out: float = 0.02  # share of train kept for selection, where the set has no validation split of its own
-    image_size: int = 224  # of image files: side of a training crop and of the centre crop in evaluation
+    image_size: int = 224  # of image files: side of a crop, in training and evaluation; of synthetic images
     resize: int = 256  # of image files: shorter side before the centre crop
     augment: bool = True  # images are cropped and mirrored, windows of text moved, at random
-    flip: bool = True
+    flip: bool = True  # with augment: mirrored, too
     crop_padding: int = 4  # arrays: random crop after padding by so many pixels
     crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # of image files: area of a random crop
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # of image files: of pixels in [0, 1]
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # of image files: by channel, of [0, 1]
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # of image files: likewise, deviation
     num_images: int = 2048  # synthetic: training images
-    num_classes: int = 10  # synthetic
+    num_classes: int = 10  # synthetic: classes
     context: int = 128  # text: bytes of a window, of each of which the next is predicted
 
 
@@ -83,8 +83,8 @@ class TrainConfig:
     Each regularisation is a number for all members, or a list: each member draws one combination of the lists' values.
     """
 
-    epochs: int = 1
-    steps: int | None = None  # wins where both are given
+    epochs: int = 1  # passes of each member over the training set
+    steps: int | None = None  # optimizer updates of each member; wins over epochs where both are given
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # autocast in forward; weights and exchange stay fp32
     channels_last: bool = False  # images and 4-D weights as [B, H, W, C] in memory, which convolutions on a GPU want
     accumulate: int = 1  # a step's batch goes through the network in so many parts, one after the other
@@ -100,30 +100,30 @@ class TrainConfig:
 class OptimizerConfig:
     """One optimizer over the flat parameter vector of a member."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = 0.1
+    name: Literal["sgd", "adam", "adamw"] = "sgd"  # torch's fused ones
+    lr: float = 0.1  # the largest learning rate, after warm-up
     min_lr: float = 1e-4  # where the cosine ends
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"  # of the learning rate after warm-up
+    warmup_steps: int = 0  # in which the learning rate grows in a line from near 0
     momentum: float = 0.9  # SGD; Adam's betas are 0.9, 0.999
-    nesterov: bool = False
-    weight_decay: float = 1e-4
+    nesterov: bool = False  # Nesterov's momentum, of SGD
+    weight_decay: float = 1e-4  # of all parameters; decoupled with adamw
 
 
 @dataclass(frozen=True)
 class SingleMethodConfig:
     """What members do to each other after a step; docs/methods.md says the names, and which options each knows."""
 
-    name: str = DEFAULT
+    name: str = DEFAULT  # what each does, and one of your own: docs/methods.md
     p: float = 0.001  # base probability of a parameter to be shuffled (wash) or averaged (sparta) at a step
     p_schedule: Literal["constant", "lr", "cosine", "linear"] = "constant"  # of p over the run: lr follows it; to zero
     schedule: Literal["decreasing", "constant", "increasing"] = "decreasing"  # of p over the layers
     layer: Literal["tensor", "module", "block"] = "tensor"  # what counts as a layer; block: residual, transformer
-    every: int = 0  # act after every so many steps (papa_all: epochs); 0: the method's own, see method_kinds
+    every: int = 0  # act after every so many steps (papa_all: epochs); 0: the method's own
     start: int = 0  # not in the first `start` steps
     stop: int | None = None  # not after step `stop`; null: until the end
     optimizer_state: bool = False  # WASH+Opt: the optimizer's per-parameter state moves with the values
-    permutation: Literal["uniform", "cyclic"] = "uniform"
+    permutation: Literal["uniform", "cyclic"] = "uniform"  # any permutation of the members, or a rotation
     overlap: bool = False  # the exchange runs while the next step computes, and is added after it
     topology: Literal["global", "node", "ring"] = "global"  # who meets: all; a node's members; pairs of neighbours
     node_size: int | None = None  # topology node: members a node; null: as many as are on each host
@@ -133,7 +133,7 @@ class SingleMethodConfig:
     repair: bool = True  # papa_all: REPAIR after each average; for batch normalisation, statistics measured anew
     draw: Literal["random", "partitioned"] = "random"  # sparta: partitioned takes each position once in 1/p steps
     outer_lr: float = 0.7  # diloco: of the outer Nesterov SGD
-    outer_momentum: float = 0.9
+    outer_momentum: float = 0.9  # diloco: likewise
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class ParallelConfig:
     """How ranks talk."""
 
     reducer: Literal["horovod", "mpi"] = "horovod"  # who reduces: gradients, averages, metrics
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where torch sees one
     share_gpus: bool = False  # more ranks on a host than GPUs are meant: they take the GPUs in turn; needs reducer mpi
     device_buffers: Literal["auto", "on", "off"] = "auto"  # GPU memory goes to MPI; auto: if faster
 
@@ -166,9 +166,9 @@ class ParallelConfig:
 class LogConfig:
     """What is written down, how often, and where besides HDF5."""
 
-    every_steps: int = 10
+    every_steps: int = 10  # steps between two records of the metrics
     consensus_every_steps: int = 100  # costs one average over all parameters; 0: at the end only
-    progress: Literal["auto", "bar", "lines", "off"] = "auto"
+    progress: Literal["auto", "bar", "lines", "off"] = "auto"  # auto: a bar on a terminal, else lines
     sinks: list[str] = field(default_factory=list)  # of tensorboard, wandb: copies that they read; docs/ecosystem.md
     stall_seconds: float = 120.0  # without the end of a step, after which it is said which rank is late; 0: never
 
@@ -177,8 +177,8 @@ class LogConfig:
 class EvaluateConfig:
     """Judging members, ensemble and soup; always done once at the end."""
 
-    every_epochs: int = 1  # 0: at the end only
-    batch_size: int = 256
+    every_epochs: int = 1  # passes between two evaluations; 0: at the end only
+    batch_size: int = 256  # images a rank judges at once
     statistics_images: int = 10_000  # training images from which a soup's normalisation statistics are recomputed
 
 
@@ -187,7 +187,7 @@ class CheckpointConfig:
     """What a restart needs."""
 
     every_steps: int = 0  # 0: none, unless a signal or a file asks for one
-    resume: Literal["never", "auto", "must"] = "never"
+    resume: Literal["never", "auto", "must"] = "never"  # go on from the last one; must: it is an error to have none
     keep: int = 2  # the last so many are kept
     keep_best: bool = False  # one is written after each evaluation that is the best so far, and kept beside the last
     grace_seconds: float = 240.0  # after a signal a run that has not stopped by itself is ended by force; 0: never

@@ -18,7 +18,7 @@ _MOST_NAME_BYTES = 200  # a file system takes 255
 _LARGEST = 1e30
 _TEXTS = {"log.sinks"}  # lists of text; all others are of numbers
 SINKS = ("tensorboard", "wandb")
-_MOST = {  # by key, what no machine has or needs; whole numbers of other keys go up to 2^53
+MOST = {  # by key, what no machine has or needs; whole numbers of other keys go up to 2^53
     "run.seed": 2**63 - 1,
     "run.threads": 2**12,
     "ensemble.members": 2**16,
@@ -51,12 +51,17 @@ def check_ranges(config: Config) -> None:
         for key, value in values.items():
             if key != "then":
                 _check_plain_value(f"{section}.{key}", value)
+    for key, value, holds, expected in rules_of(config):
+        if not holds:
+            raise ConfigError(f"{key}={value}: expected {expected}")
+
+
+def rules_of(config: Config) -> list[Rule]:
+    """What is expected of each key beside its type; docs/configuration.md is made of these sentences, too."""
     rules = [*_run_rules(config), *_data_rules(config), *_training_rules(config), *_combination_rules(config)]
     for number, method in enumerate(config.methods):
         rules += _method_rules(method, config.optimizer, section_of(number))
-    for key, value, holds, expected in rules:
-        if not holds:
-            raise ConfigError(f"{key}={value}: expected {expected}")
+    return rules
 
 
 def _check_plain_value(key: str, value: object) -> None:
@@ -65,7 +70,7 @@ def _check_plain_value(key: str, value: object) -> None:
     is_numbers = all(isinstance(item, (int, float)) for item in items)
     if isinstance(value, list) and key not in _TEXTS and not is_numbers:
         raise ConfigError(f"{key}={value}: expected a list of numbers")
-    most = _MOST.get(key, 2**53)
+    most = MOST.get(key, 2**53)
     for item in items:
         if isinstance(item, float) and not math.isfinite(item):
             raise ConfigError(f"{key}={value}: expected a finite number")
@@ -196,7 +201,7 @@ def _training_rules(config: Config) -> list[Rule]:
             "optimizer.min_lr",
             optimizer.min_lr,
             optimizer.min_lr >= 0 and (optimizer.schedule == "constant" or optimizer.min_lr <= optimizer.lr),
-            f"0 or more, and with a cosine at most optimizer.lr={optimizer.lr}",
+            "0 or more, and with a cosine at most optimizer.lr",
         ),
         ("optimizer.warmup_steps", optimizer.warmup_steps, optimizer.warmup_steps >= 0, "0 or more"),
         ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "in [0, 1)"),
@@ -225,7 +230,7 @@ def _method_rules(method: SingleMethodConfig, optimizer: OptimizerConfig, where:
             "quarantine",
             method.quarantine,
             not method.quarantine or method.topology == "global",
-            f"false with method.topology={method.topology}, where not all members know of a sick one",
+            "false where method.topology is not global, as not all members then know of a sick one",
         ),
         (
             "optimizer_state",
@@ -237,8 +242,7 @@ def _method_rules(method: SingleMethodConfig, optimizer: OptimizerConfig, where:
             "overlap",
             method.overlap,
             not (method.overlap and method.optimizer_state and optimizer.name != "sgd"),
-            f"false with method.optimizer_state=true and {optimizer.name}, whose second moment a difference could make "
-            "negative",
+            "false with method.optimizer_state=true and Adam, whose second moment a difference could make negative",
         ),
         ("alpha", method.alpha, 0 <= method.alpha <= 1, "a share in [0, 1]"),
         (

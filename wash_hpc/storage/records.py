@@ -22,13 +22,13 @@ class TrainRecord:
         step: optimizer updates done.
         epoch: passes over the training set done, with its fraction.
         lr: learning rate of the step.
-        loss: [M] float, mean over the steps since the last record; so are the next six.
-        accuracy: [M] float, fraction of the training images.
-        images_per_second: [M] float.
+        loss: [M] float, what is minimised; this and the next six are means over the steps since the last record.
+        accuracy: [M] float, fraction of the training images; of a mixed image the class with the larger share counts.
+        images_per_second: [M] float, training images.
         data_seconds: [M] float, waiting for images, per step.
         compute_seconds: [M] float, forward, backward and optimizer, per step.
         reduce_seconds: [M] float, waiting for the mean of gradients over replicas, per step.
-        exchange_seconds: [M] float, per step.
+        exchange_seconds: [M] float, what the method does between members, waiting for them included, per step.
         values_moved: [M] int64, scalars sent to other members since the run began.
         bytes_sent: [M] int64, payload sent to other members since the run began.
         skipped_files: [M] int64, image files that a member's ranks left out so far in this start, each once a rank.
@@ -59,7 +59,7 @@ class EvaluationRecord:
 
     Attributes:
         step: optimizer updates done.
-        member_accuracy: [M] float.
+        member_accuracy: [M] float, of each member alone.
         ensemble_accuracy: of the members' mean output.
         soup_accuracy: of the members' mean weights.
         member_nll: [M] float, mean negative log-likelihood of the right class, in nats; so are the next two.

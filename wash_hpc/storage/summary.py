@@ -22,19 +22,20 @@ class Summary:
     Attributes:
         name: `run.name`.
         method: `method.name`.
-        num_members: M.
+        num_members: M, that were trained.
         num_replicas: ranks of one member.
         seed: `run.seed`.
         steps: optimizer updates of one member.
         epochs: passes of one member over the training set, with their fraction.
         samples_seen: training images that one member has seen.
         num_parameters: trainable parameters of one member.
-        mean_member_accuracy: accuracies are fractions of the test images.
+        mean_member_accuracy: mean over members; accuracies are fractions of the test images.
         best_member_accuracy: of the member that is best on the test images.
         ensemble_accuracy: of the members' mean output.
         soup_accuracy: of the members' mean weights, statistics recomputed on training images.
         soup_accuracy_raw: of the members' mean weights, statistics averaged.
-        greedy_soup_accuracy: None also where no greedy soup was made.
+        greedy_soup_accuracy: of the mean weights of the members that help on held-out images; None also where it
+            was not made.
         consensus_distance: root mean square distance of the members to their mean, at the end.
         bytes_sent_per_member: payload sent by one member to others over the whole run, mean over members.
         wall_seconds: of the whole run, evaluations included, over all starts.
