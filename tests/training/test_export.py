@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import load_file
@@ -29,6 +30,19 @@ def test_torchvision_loads_what_a_run_leaves(run, name):
     model.load_state_dict(state, strict=True)
     assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
     assert all(tensor.dtype == model.state_dict()[key].dtype for key, tensor in state.items())
+
+
+@pytest.mark.parametrize("name", ["member-0001", "soup"])
+def test_timm_loads_what_a_run_leaves_and_says_the_same_of_an_image(run, name):
+    model = timm.create_model("resnet18", num_classes=4).eval()
+    model.load_state_dict(load_file(run / "members" / f"{name}.safetensors"), strict=True)
+    other = torchvision.models.resnet18(num_classes=4).eval()
+    other.load_state_dict(load_file(run / "members" / f"{name}.safetensors"))
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model(image), other(image), atol=1e-5)
+    path = run / "members" / f"{name}.safetensors"
+    named = timm.create_model("resnet18", num_classes=4, checkpoint_path=str(path)).eval()
+    assert torch.equal(named(image), model(image))
 
 
 def test_the_members_of_a_run_and_a_file_of_torch_save_are_averaged_without_mpi(run, tmp_path):
