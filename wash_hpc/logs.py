@@ -99,7 +99,7 @@ def say(text: str) -> None:
 def describe_seconds(seconds: float) -> str:
     """A duration as in `2 d 5 h`, `1 h 05 min`, `12 min`, `8 s`."""
     minutes = round(seconds / 60)
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     if minutes < 60:
         return f"{minutes} min"

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from wash_hpc.logs import ProgressReport
+import re
+from itertools import pairwise
+
+import pytest
+
+from wash_hpc import logs
+from wash_hpc.logs import ProgressReport, describe_seconds
+
+TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+
+
+class Clock:
+    """Stands for the module `time`, so that a run of days takes none."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def strftime(self, form: str) -> str:
+        return "2026-01-01 00:00:00"
 
 
 def report(mode, speaks: bool = True) -> None:
@@ -23,14 +43,60 @@ def test_bar_shows_loss_and_rate(capsys):
     assert shown.out == ""
 
 
-def test_lines_say_the_first_and_the_last_step_and_every_evaluation(capsys):
+def test_lines_say_the_time_the_first_and_the_last_step_and_every_evaluation(capsys):
     report("lines")
-    assert capsys.readouterr().out.splitlines() == [
+    lines = capsys.readouterr().out.splitlines()
+    assert all(TIME.match(line) for line in lines)
+    assert [TIME.sub("", line) for line in lines] == [
         "run-1: step 10/40  loss 1.2500  640 img/s a member",
         "run-1: step 20/40  test accuracy: members 50.00%, ensemble 75.00%, soup 62.50%",
         "run-1: step 30/40  test perplexity: members 4.50, ensemble 3.25, soup 12.35",
         "run-1: step 40/40  loss 0.5000  650 img/s a member",
     ]
+
+
+def test_lines_come_ten_seconds_apart_then_a_minute_and_say_what_is_left(monkeypatch, capsys):
+    """90 epochs of 625 steps, 1.2 s each, recorded every tenth; a start of two minutes, 30 s for an evaluation."""
+    clock = Clock()
+    monkeypatch.setattr(logs, "time", clock)
+    num_steps = 90 * 625
+    progress = ProgressReport("lines", "run", 0, num_steps, speaks=True)
+    said_at, left = [], []
+    clock.now = 120.0
+    for step in range(10, num_steps + 1, 10):
+        clock.now += 12.0 + (30.0 if step % 625 < 10 else 0.0)
+        progress.show_step(step, 1.0, 100.0)
+        for line in capsys.readouterr().out.splitlines():
+            said_at.append(clock.now)
+            left.append((num_steps - step, line.partition("member  ")[2]))
+    apart = [later - sooner for sooner, later in pairwise(said_at)]
+    assert min(apart[:30]) >= 10
+    assert max(apart[:30]) <= 54  # an evaluation lies between
+    assert min(apart[60:-1]) >= 60
+    assert max(apart[60:]) <= 120
+    assert len(said_at) < 1300
+    assert left[0] == (num_steps - 10, "")
+    steps, words = left[600]
+    hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d\d) min left", words).groups())  # type: ignore[union-attr]
+    assert hours * 60 + minutes == pytest.approx(steps * (1.2 + 30 / 625) / 60, rel=0.01)
+    assert left[-1] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.9, "1 min"),
+        (3569, "59 min"),
+        (3599, "1 h 00 min"),
+        (3900, "1 h 05 min"),
+        (86399, "1 d 0 h"),
+        (200_000, "2 d 8 h"),
+    ],
+)
+def test_a_duration_is_said_as_a_person_says_it(seconds, words):
+    assert describe_seconds(seconds) == words
 
 
 def test_without_a_terminal_auto_means_lines(capsys):
