@@ -99,8 +99,8 @@ def _run_rules(config: Config) -> list[Rule]:
         ),
         (
             "log.sinks",
-            ",".join(config.log.sinks),
-            set(config.log.sinks) <= set(SINKS) and len(set(config.log.sinks)) == len(config.log.sinks),
+            config.log.sinks,
+            all(name in SINKS for name in config.log.sinks) and len(set(config.log.sinks)) == len(config.log.sinks),
             f"a list of names among {', '.join(SINKS)}, each once",
         ),
         ("log.stall_seconds", config.log.stall_seconds, 0 <= config.log.stall_seconds <= 1e6, "0 to a million"),
