@@ -209,25 +209,21 @@ def test_pandas_and_polars_take_the_tables_of_a_run(run):
         wash_hpc.read_table(run, "no")
 
 
-@pytest.mark.parametrize(("library", "sink"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
-def test_a_missing_library_is_said_before_anything_is_written(tmp_path, library, sink):
-    code = (
-        f"import sys; sys.modules['{library}'] = None; from wash_hpc.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    )
-    where = [f"run.dir={tmp_path}", "run.name=run", f"log.sinks={sink}"]
+def test_a_missing_library_is_said_before_anything_is_written(tmp_path):
+    code = "import sys; sys.modules['wandb'] = None; from wash_hpc.__main__ import main; main(sys.argv[1:])"
+    where = [f"run.dir={tmp_path}", "run.name=run", "log.sinks=[tensorboard,wandb]"]
     command = [sys.executable, "-c", code, "train", "configs/digits_wash.yaml", *TINY, *where]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert f"pip install 'wash_hpc[{sink}]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "wash_hpc: error: W&B is not installed; install it with: pip install 'wash_hpc[wandb]'\n"
     assert not (tmp_path / "run").exists()
 
 
 def test_a_sink_that_cannot_be_written_is_said_and_the_run_goes_on(tmp_path):
-    config = tmp_path / "run"
-    config.mkdir()
-    (config / "tensorboard").write_text("a file where the folder should be")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "tensorboard").write_text("a file where the folder should be")
     train(tmp_path, "run", 1, "log.sinks=[tensorboard,wandb]", "checkpoint.resume=auto", "train.steps=4")
-    assert len(wash_hpc.read_metrics(config).step) == 1
-    assert read_summary(config).steps == 4
-    assert list((config / "wandb").iterdir())
+    assert len(wash_hpc.read_metrics(folder).step) == 1
+    assert read_summary(folder).steps == 4
+    assert list((folder / "wandb").iterdir())

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -97,6 +103,44 @@ def test_lines_come_ten_seconds_apart_then_a_minute_and_say_what_is_left(monkeyp
 )
 def test_a_duration_is_said_as_a_person_says_it(seconds, words):
     assert describe_seconds(seconds) == words
+
+
+SHOW = """
+from wash_hpc.logs import ProgressReport
+progress = ProgressReport("auto", "run", 0, 40, True)
+progress.show_step(10, 1.25, 640.0)
+progress.say("something")
+progress.show_step(40, 0.5, 650.0)
+progress.close()
+"""
+
+
+def shown_on_terminal(width: int, **environment: str) -> bytes:
+    """What a real terminal of so many columns is sent."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, width))
+    done = subprocess.Popen(
+        [sys.executable, "-c", SHOW], stdout=theirs, stderr=theirs, env={**os.environ, **environment}
+    )
+    os.close(theirs)
+    sent = b""
+    with suppress(OSError):  # that is how its end is said
+        while piece := os.read(ours, 2**16):
+            sent += piece
+    os.close(ours)
+    assert done.wait() == 0
+    return sent
+
+
+def test_control_codes_go_to_a_terminal_alone_and_no_colour_with_no_color():
+    piped = subprocess.run([sys.executable, "-c", SHOW], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    assert len(piped.stdout.splitlines()) == 3
+    assert not set(b"\r\x1b\b") & set(piped.stdout)
+    sent = shown_on_terminal(100, NO_COLOR="1")
+    assert b"40/40" in sent
+    assert b"run: something\r\n" in sent
+    assert re.search(rb"\r[^\n]", sent)
+    assert not re.search(rb"\x1b\[[\d;]*m", sent)
 
 
 def test_without_a_terminal_auto_means_lines(capsys):

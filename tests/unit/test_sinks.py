@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 from tests.faults.faulty import mount, unmount, why_no_mount
 from tests.unit.test_metrics import LAYERS, evaluation_record, train_record
 from wash_hpc.config import load_config
-from wash_hpc.errors import ConfigError
+from wash_hpc.errors import ConfigError, MissingDependencyError
+from wash_hpc.ranges import SINKS
 from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.scalars import scalars_of
-from wash_hpc.storage.sinks import MetricsWriters
+from wash_hpc.storage.sinks import MetricsWriters, import_sinks
 from wash_hpc.storage.wandb_files import RecordLog
 
 BLOCK = 2**15
@@ -73,7 +75,16 @@ def test_what_is_not_finite_is_left_out_of_the_scalars():
     assert scalars["shuffle/bytes_sent/member-2"] == 3 * 2**42 + 2
 
 
-@pytest.fixture(params=["tensorboard", "wandb"])
+@pytest.mark.parametrize("sink", SINKS)
+def test_a_missing_library_is_said_with_the_command_that_installs_it(monkeypatch, sink):
+    monkeypatch.setitem(sys.modules, sink, None)
+    for module in [module for module in sys.modules if module.startswith(f"{sink}.")]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'wash_hpc\[{sink}\]'"):
+        import_sinks([sink])
+
+
+@pytest.fixture(params=SINKS)
 def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A sink whose folder is a file system of a megabyte, with hardly any room left in it."""
     reason = why_no_mount(tmp_path / "probe")

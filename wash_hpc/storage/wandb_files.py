@@ -3,7 +3,7 @@
 Owns the import of wandb. The records are W&B's own protocol buffers, in the file format of its offline runs (a log in
 LevelDB's form). They are not written through `wandb.init`: that starts a server process, which any signal to the job
 ends with what it has not written yet, keeps files below the home directory, and puts itself in front of `sys.exit` and
-the hook for uncaught errors. Here nothing of the environment is read, no process is started and no network is used.
+the hook for uncaught errors. Here no process is started, no network is used, and nothing of the environment is written.
 
 W&B can neither take back a step nor, offline, go on with a run. So each start writes one file for the whole run, what
 earlier starts wrote until its first step included, and removes theirs.
