@@ -45,6 +45,24 @@ def read_yaml(file: Path) -> Any:
     return content
 
 
+def plain_sections(text: str, where: str) -> dict[str, Any]:
+    """The sections in a text that others may have written, as Python's own values; no key is checked.
+
+    Raises:
+        ConfigError: it is no YAML, more than plain values, or not sections of keys.
+    """
+    try:
+        _require_plain(text, where)
+        content = yaml.load(text, Loader=_LOADER)
+    except ConfigError:
+        raise
+    except Exception as error:  # PyYAML's many errors, and those of values that look like dates or numbers
+        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: expected sections of keys (run:, data:, method: ...)")
+    return content
+
+
 def _require_plain(text: str, where: str) -> None:
     """Refuse what no plain value needs, before anything is built from a text that others may have written.
 

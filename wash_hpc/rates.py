@@ -10,8 +10,8 @@ PARTS = ("data", "compute", "reduce", "exchange")
 """Of a training step: waiting for images; forward, backward and update; waiting for the mean of the gradients over a
 member's replicas; what members do to each other."""
 
-_MOST_WAITING = 0.05  # of a step, for images, before it is said
-_FEWEST_STEPS = 20  # that say something
+MOST_WAITING = 0.05  # of a step, for images, before it is said
+FEWEST_STEPS = 20  # that say something
 
 
 class Rates:
@@ -56,15 +56,23 @@ class Rates:
         self._passed += float(by_member.mean()) * num_steps
         self._num_steps += num_steps
         share = self._waited / self._passed
-        if self._said_waiting or self._num_steps < _FEWEST_STEPS or share <= _MOST_WAITING:
+        if self._said_waiting or self._num_steps < FEWEST_STEPS or share <= MOST_WAITING:
             return None
         self._said_waiting = True
-        return f"step {record.step}: {share:.0%} of the time is spent waiting for batches; {self._advice()}"
+        advice = waiting_advice(self._data.name, self._data.workers)
+        return f"step {record.step}: {share:.0%} of the time is spent waiting for batches; {advice}"
 
-    def _advice(self) -> str:
-        if self._data.name not in {"image_folder", "shards"}:
-            return f"data.name={self._data.name} makes them in the training process itself: a larger model hides it"
-        return (
-            f"try more data.workers (now {self._data.workers}; cores permitting), files shrunk beforehand, or a "
-            "faster file system (docs/clusters.md)"
-        )
+
+def waiting_advice(data_name: str, workers: object) -> str:
+    """What helps where steps wait for their batches, in words that follow a semicolon.
+
+    Args:
+        data_name: `data.name`.
+        workers: `data.workers`, as it is shown.
+    """
+    if data_name not in {"image_folder", "shards"}:
+        return f"data.name={data_name} makes them in the training process itself: a larger model hides it"
+    return (
+        f"try more data.workers (now {workers}; cores permitting), files shrunk beforehand, or a "
+        "faster file system (docs/clusters.md)"
+    )
