@@ -192,6 +192,8 @@ class Observer:
             scores={judged: asdict(found) for judged, found in scores.items()},
             seconds=self._seconds_by_part(held_up_seconds),
             skipped_files=self._skipped.total(),
+            member_accuracies=list(evaluation.member_accuracy),
+            member_nlls=[scores.nll for scores in evaluation.members],
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._writer is not None:
@@ -258,6 +260,7 @@ class Observer:
                     member_nll=np.array([scores.nll for scores in evaluation.members]),
                     ensemble_nll=evaluation.scores["ensemble"].nll,
                     soup_nll=evaluation.scores["soup"].nll,
+                    disagreement=evaluation.disagreement,
                 )
             )
         metric = self._evaluator.metric

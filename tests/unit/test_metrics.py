@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -76,7 +77,7 @@ def train_record(step: int, num_members: int = 3, mark: float = 0.0) -> TrainRec
 
 def evaluation_record(step: int, mark: float = 0.0) -> EvaluationRecord:
     row = step + np.arange(3) / 10 + mark
-    return EvaluationRecord(step, row, 0.9 + mark, 0.8 + mark, row + 1, 0.7 + mark, 0.6 + mark)
+    return EvaluationRecord(step, row, 0.9 + mark, 0.8 + mark, row + 1, 0.7 + mark, 0.6 + mark, 0.02)
 
 
 def assert_rows_are_whole(metrics: Metrics) -> None:
@@ -132,6 +133,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (metrics.ensemble_accuracy.tolist(), metrics.soup_accuracy.tolist()) == ([0.9], [0.8])
     assert metrics.member_nll.tolist() == [[4.0, 4.1, 4.2]]
     assert (metrics.ensemble_nll.tolist(), metrics.soup_nll.tolist()) == ([0.7], [0.6])
+    assert metrics.disagreement.tolist() == [0.02]
     assert metrics.layer_names == tuple(LAYERS)
     assert metrics.attributes == ATTRIBUTES
     assert metrics.num_members == 3
@@ -168,6 +170,7 @@ def test_the_file_has_the_promised_datasets_and_types(tmp_path: Path) -> None:
         "evaluate/member_nll": ((1, 3), "float64"),
         "evaluate/ensemble_nll": ((1,), "float64"),
         "evaluate/soup_nll": ((1,), "float64"),
+        "evaluate/disagreement": ((1,), "float64"),
     }
     assert all(extendable.values())
 
@@ -175,12 +178,13 @@ def test_the_file_has_the_promised_datasets_and_types(tmp_path: Path) -> None:
 def test_files_of_before_likelihood_was_written_are_read_and_joined_with_later_ones(tmp_path: Path) -> None:
     write(tmp_path, range(1, 3), evaluate=(1, 2))
     with h5py.File(tmp_path / "metrics/0000.h5", "a") as file:
-        for name in ("member_nll", "ensemble_nll", "soup_nll"):
+        for name in ("member_nll", "ensemble_nll", "soup_nll", "disagreement"):
             del file[f"evaluate/{name}"]
     write(tmp_path, range(3, 4), evaluate=(3,))
     metrics = read_metrics(tmp_path)
     assert metrics.evaluate_step.tolist() == [1, 2, 3]
     assert np.isnan(metrics.member_nll).all(axis=1).tolist() == [True, True, False]
+    assert np.isnan(metrics.disagreement).tolist() == [True, True, False]
     assert np.isnan(metrics.ensemble_nll).tolist() == np.isnan(metrics.soup_nll).tolist() == [True, True, False]
 
 
@@ -269,6 +273,54 @@ def test_a_later_start_cuts_off_evaluations_that_it_has_not_reached_yet(tmp_path
     write(tmp_path, range(1, 11), evaluate=(4, 8))
     write(tmp_path, range(6, 8))
     assert read_metrics(tmp_path).evaluate_step.tolist() == [4]
+
+
+def tables(metrics: Metrics, last: int | None = None) -> dict[str, Any]:
+    """The last records of both tables, as lists."""
+    rows = slice(None) if last is None else slice(-last, None)
+    return {name: getattr(metrics, name)[rows].tolist() for name in (*TRAIN_FIELDS, "evaluate_step", "member_accuracy")}
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("says_first_step", [True, False])
+def test_the_last_records_are_those_at_the_end_of_all(tmp_path: Path, last: int, says_first_step: bool) -> None:
+    for first, end, evaluate in ((0, 11, (4, 8)), (5, 9, (7,)), (7, 8, ()), (7, 10, (9,))):
+        attributes = {"first_step": first} if says_first_step else {}
+        with MetricsWriter(tmp_path, 3, LAYERS, attributes) as writer:
+            for step in range(first + 1, end):
+                writer.append_train(train_record(step, mark=first))
+                if step in evaluate:
+                    writer.append_evaluation(evaluation_record(step, first))
+    assert tables(read_metrics(tmp_path, last)) == tables(read_metrics(tmp_path), last)
+
+
+def test_the_last_records_of_tables_that_are_not_whole_are_whole_rows(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, 3, LAYERS, {"first_step": 0}) as writer:
+        for step in range(1, 8):
+            writer.append_train(train_record(step))
+    with h5py.File(tmp_path / "metrics/0000.h5", "r+") as file:
+        file["train/step"].resize(8, axis=0)  # shown before it is written
+        file["train/loss"].resize(6, axis=0)
+    metrics = read_metrics(tmp_path, last=1)
+    assert metrics.step.tolist() == [6]
+    assert_rows_are_whole(metrics)
+
+
+def test_a_look_at_the_end_of_a_long_run_takes_a_small_part_of_reading_it(tmp_path: Path) -> None:
+    with MetricsWriter(tmp_path, 1, ["fc"], {"first_step": 0}):
+        pass
+    with h5py.File(tmp_path / "metrics/0000.h5", "r+") as file:
+        for group in ("train", "shuffle", "data", "ensemble"):
+            for dataset in file[group].values():
+                dataset.resize(200_000, axis=0)
+                dataset[:] = np.ones(dataset.shape, dataset.dtype)
+        file["train/step"][:] = np.arange(200_000)
+    seconds = {None: 0.0, 500: 0.0}
+    for last in seconds:
+        begin = time.process_time()
+        assert read_metrics(tmp_path, last).step[-1] == 199_999
+        seconds[last] = time.process_time() - begin
+    assert seconds[500] < seconds[None] / 3
 
 
 def test_a_start_without_records_cuts_nothing_off(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ SUMMARY = Summary(
     disagreement=0.031,
     scores={"soup": {"accuracy": 0.987, "top5": 1.0, "nll": 0.0625, "calibration_error": None}},
     skipped_files=2,
+    member_accuracies=[0.971, None],
+    member_nlls=[0.1, None],
 )
 KEYS = [
     "name",
@@ -66,6 +68,8 @@ KEYS = [
     "scores",
     "seconds",
     "skipped_files",
+    "member_accuracies",
+    "member_nlls",
 ]
 
 
@@ -115,10 +119,24 @@ def test_keys_of_later_versions_are_ignored(tmp_path: Path) -> None:
 
 def test_summaries_of_early_versions_are_read(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    write_object(run, {}, drop=("left_out_members", "metric", "disagreement", "scores", "seconds", "skipped_files"))
+    write_object(run, {}, drop=tuple(KEYS[KEYS.index("left_out_members") :]))
     early = read_summary(run)
-    assert early == replace(SUMMARY, disagreement=None, scores={}, skipped_files=0)
+    later = {"disagreement": None, "scores": {}, "skipped_files": 0, "member_accuracies": [], "member_nlls": []}
+    assert early == replace(SUMMARY, **later)
     assert (early.score("soup", "nll"), SUMMARY.score("soup", "nll")) == (None, 0.0625)
+
+
+def test_members_that_were_left_out_have_null_for_their_accuracy(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", replace(SUMMARY, member_accuracies=[np.float64(0.5), float("nan")]))
+    assert read_summary(run).member_accuracies == [0.5, None]
+
+
+@pytest.mark.parametrize("wrong", [["high"], [True], [[0.5]], 0.5, [1e300]])
+def test_accuracies_of_members_of_the_wrong_kind_are_named(tmp_path: Path, wrong: object) -> None:
+    run = make_run(tmp_path / "run")
+    write_object(run, {"member_accuracies": wrong})
+    with pytest.raises(RunFolderError, match=r"member_accuracies=.*: expected a list of numbers or nulls$"):
+        read_summary(run)
 
 
 def test_scores_that_are_not_finite_are_null(tmp_path: Path) -> None:

@@ -90,13 +90,26 @@ def has_own(group: Any, path: str) -> bool:
     return True
 
 
-def read_column(file: Any, path: str, dtype: type[np.int64] | type[np.float64], num_axes: int) -> NDArray[Any]:
-    """All numbers of a dataset.
+def read_column(
+    file: Any, path: str, dtype: type[np.int64] | type[np.float64], num_axes: int, rows: slice = slice(None)
+) -> NDArray[Any]:
+    """Numbers of a dataset: all, or those of some rows.
 
     Raises:
         KeyError: there is none.
         ValueError: it is of another type or shape, lies elsewhere than in this file, or claims more than there is.
     """
+    column: NDArray[Any] = _plain_dataset(file, path, dtype, num_axes)[rows]
+    return column
+
+
+def num_rows(file: Any, path: str, dtype: type[np.int64] | type[np.float64] = np.int64) -> int:
+    """How many numbers a dataset of one axis holds; raises what `read_column` raises."""
+    return len(_plain_dataset(file, path, dtype, 1))
+
+
+def _plain_dataset(file: Any, path: str, dtype: type[np.int64] | type[np.float64], num_axes: int) -> Any:
+    """The dataset, after a look at all that could make reading it unsafe."""
     h5py = import_h5py()
     if not has_own(file, path):
         raise KeyError(f"there is no dataset {path}")
@@ -108,8 +121,7 @@ def read_column(file: Any, path: str, dtype: type[np.int64] | type[np.float64], 
     num_bytes = Path(file.filename).stat().st_size + _SLACK_BYTES
     if dataset.nbytes > num_bytes:
         raise ValueError(f"{path}: claims to be larger, {dataset.shape}, than the file is")
-    column: NDArray[Any] = dataset[:]
-    return column
+    return dataset
 
 
 def write_attributes(file: Any, attributes: Mapping[str, str | int | float | list[str]]) -> None:

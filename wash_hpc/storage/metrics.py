@@ -31,6 +31,8 @@ __all__ = ["EvaluationRecord", "Metrics", "MetricsError", "MetricsWriter", "Trai
 
 _NO_STEP = -1  # what HDF5 shows where a step is allocated and not yet written
 _RESERVE_BYTES = 2**20  # more than one record can make a file grow by, its row aside
+_RACE = 2  # rows at the end of a table that may not be whole while somebody writes
+_MOST_STARTS = 8  # that are looked into for a few last records; a run may have been started a hundred times
 _CHUNK_BYTES = 8192  # a flush rewrites the last chunk of every dataset: small ones keep it cheap
 
 
@@ -167,14 +169,16 @@ def _room_for(file: Any, num_bytes: int) -> Iterator[None]:
     os.ftruncate(descriptor, file.id.get_filesize())
 
 
-def read_metrics(folder: str | Path) -> Metrics:
-    """All records of a run, while it is being written or after; changes nothing.
+def read_metrics(folder: str | Path, last: int | None = None) -> Metrics:
+    """Records of a run, while it is being written or after; changes nothing.
 
     A start that continued from step s (its attribute `first_step`) replaces all earlier records after s. NaN rows are
     kept.
 
     Args:
         folder: the run's folder.
+        last: so many records of training and of evaluation at most, the last ones, which takes no longer for a longer
+            run; None: all. Starts before the last eight are looked into only for records of training.
 
     Raises:
         RunFolderError: there is no metrics file.
@@ -184,11 +188,17 @@ def read_metrics(folder: str | Path) -> Metrics:
     files = metrics_files(Path(folder))
     if not files:
         raise RunFolderError(f"{folder}: holds no metrics (metrics/0000.h5)")
-    parts = [_read_file(file) for file in files]
-    for file, part in zip(files, parts, strict=True):
+    parts: list[Metrics] = []
+    for file in reversed(files):
+        if last is not None and len(parts) >= _MOST_STARTS and sum(len(part.step) for part in parts) >= last:
+            break
+        ends = min(map(_step_before, parts), default=None)
+        parts = [_read_file(file, last, ends), *parts]
+    for file, part in zip(files[-len(parts) :], parts, strict=True):
         if part.num_members != parts[0].num_members or part.layer_names != parts[0].layer_names:
             raise MetricsError(f"{file}: other members or layers than in {files[0].name}")
-    return _join(parts)
+    joined = _join(parts)
+    return joined if last is None else _cut(joined, last)
 
 
 def read_attributes(folder: Path) -> Mapping[str, Attribute]:
@@ -200,33 +210,52 @@ def read_attributes(folder: Path) -> Mapping[str, Attribute]:
     files = metrics_files(folder)
     if not files:
         raise RunFolderError(f"{folder}: holds no metrics (metrics/0000.h5)")
-    return _read_file(files[-1]).attributes
+    return _read_file(files[-1], last=1).attributes
 
 
-def _read_file(path: Path) -> Metrics:
+def _read_file(path: Path, last: int | None = None, ends: int | None = None) -> Metrics:
+    """One start's records.
+
+    Args:
+        path: of the file.
+        last: at most so many of each table.
+        ends: the last step that counts of those, where later starts went on from before this one's end.
+    """
     with open_to_read(path) as file:
         attributes = hdf5.read_attributes(file)
         layer_names = attributes.pop("layer_names")
-        table = {**_read_table(file, TRAIN), **_read_table(file, EVALUATE, prefix="evaluate_")}
+        last = (
+            last if "first_step" in attributes else None
+        )  # of an early version: where it began is in its first record
+        tables = [_read_table(file, table, last, ends) for table in (TRAIN, EVALUATE)]
+        table = {**tables[0], **{"evaluate_step" if name == "step" else name: tables[1][name] for name in tables[1]}}
         _check_widths(table, layer_names)
         return Metrics(**table, layer_names=tuple(layer_names), attributes=attributes)
 
 
-def _read_table(file: Any, table: Sequence[Dataset], prefix: str = "") -> dict[str, NDArray[Any]]:
-    """The whole records of a table by field name; `prefix` goes before `step`."""
-    columns = {(prefix if dataset.field == "step" else "") + dataset.field: _column(file, dataset) for dataset in table}
-    step = columns[prefix + "step"]
-    unwritten = np.flatnonzero(step == _NO_STEP)
+def _read_table(
+    file: Any, table: Sequence[Dataset], last: int | None = None, ends: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """The whole records of a table by field name; `last` and `ends` as of `_read_file`."""
+    rows = slice(None)
+    if last is not None:
+        stop = hdf5.num_rows(file, table[0].path)
+        if ends is not None:
+            step = hdf5.read_column(file, table[0].path, np.int64, 1)
+            stop = int(np.searchsorted(step[step != _NO_STEP], ends, side="right"))
+        rows = slice(max(0, stop - last - _RACE), stop)
+    columns = {dataset.field: _column(file, dataset, rows) for dataset in table}
+    unwritten = np.flatnonzero(columns["step"] == _NO_STEP)
     num_rows = min([*map(len, columns.values()), *unwritten[:1].tolist()])
     return {name: column[:num_rows] for name, column in columns.items()}
 
 
-def _column(file: Any, dataset: Dataset) -> NDArray[Any]:
-    """All that a dataset holds; NaN, or of integers 0, where the file is older than the dataset."""
+def _column(file: Any, dataset: Dataset, rows: slice) -> NDArray[Any]:
+    """What a dataset holds in some rows; NaN, or of integers 0, where the file is older than the dataset."""
     if dataset.like is not None and not hdf5.has_own(file, dataset.path):
-        like = hdf5.read_column(file, dataset.like, np.float64, 2 if dataset.axis else 1)
+        like = hdf5.read_column(file, dataset.like, np.float64, 2 if dataset.axis else 1, rows)
         return np.full(like.shape, np.nan if dataset.dtype is np.float64 else 0, dataset.dtype)
-    return hdf5.read_column(file, dataset.path, dataset.dtype, 2 if dataset.axis else 1)
+    return hdf5.read_column(file, dataset.path, dataset.dtype, 2 if dataset.axis else 1, rows)
 
 
 def _check_widths(table: Mapping[str, NDArray[Any]], layer_names: Any) -> None:
@@ -252,6 +281,12 @@ def _join(parts: Sequence[Metrics]) -> Metrics:
         for name in (step if dataset.field == "step" else dataset.field for dataset in table):
             joined[name] = np.concatenate([getattr(part, name)[rows] for part, rows in zip(parts, kept, strict=True)])
     return replace(parts[-1], **joined)
+
+
+def _cut(metrics: Metrics, last: int) -> Metrics:
+    """The last records of each table."""
+    names = ["evaluate_step" if dataset.path == "evaluate/step" else dataset.field for dataset in (*TRAIN, *EVALUATE)]
+    return replace(metrics, **{name: getattr(metrics, name)[-last:] for name in names})
 
 
 def _outlives(steps: NDArray[Any], later: Sequence[Metrics], begins: Sequence[int], name: str) -> NDArray[Any]:

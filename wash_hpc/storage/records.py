@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -65,6 +66,7 @@ class EvaluationRecord:
         member_nll: [M] float, mean negative log-likelihood of the right class, in nats; so are the next two.
         ensemble_nll: of the members' mean output.
         soup_nll: of the members' mean weights.
+        disagreement: share of predictions on which two members name different classes, mean over pairs; NaN for one.
     """
 
     step: int
@@ -74,6 +76,7 @@ class EvaluationRecord:
     member_nll: Floats
     ensemble_nll: float
     soup_nll: float
+    disagreement: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Metrics:
     Attributes:
         step: [T] int64; the other fields down to `consensus_distance_per_layer` are [T], [T, M] or [T, L] and mean
             what `TrainRecord` says.
-        evaluate_step: [E] int64; the other fields down to `soup_nll` are [E] or [E, M], as in `EvaluationRecord`.
+        evaluate_step: [E] int64; the other fields down to `disagreement` are [E] or [E, M], as in `EvaluationRecord`.
         layer_names: L names.
         attributes: of the last file: configuration, versions, hosts, shape of the world.
     """
@@ -110,6 +113,7 @@ class Metrics:
     member_nll: Floats
     ensemble_nll: Floats
     soup_nll: Floats
+    disagreement: Floats
     layer_names: tuple[str, ...]
     attributes: Mapping[str, Attribute]
 
@@ -166,4 +170,5 @@ EVALUATE = (
     Dataset("evaluate/member_nll", "member", like="evaluate/member_accuracy"),
     Dataset("evaluate/ensemble_nll", like="evaluate/ensemble_accuracy"),
     Dataset("evaluate/soup_nll", like="evaluate/soup_accuracy"),
+    Dataset("evaluate/disagreement", like="evaluate/soup_accuracy"),
 )

@@ -52,6 +52,8 @@ class Summary:
             of averages over steps `ema`, `ema_soup`, `last`, `last_soup`; each with `accuracy`, `top5`, `nll` and
             `calibration_error`.
         skipped_files: image files that could not be read or decoded and were left out by any rank, in the last start.
+        member_accuracies: of each member on the test images; None for those left out. Empty where it was not written.
+        member_nlls: likewise, mean negative log-likelihood in nats.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Summary:
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
     skipped_files: int = 0
+    member_accuracies: list[float | None] = field(default_factory=list)
+    member_nlls: list[float | None] = field(default_factory=list)
 
     def score(self, judged: str, name: str) -> float | None:
         """One of `scores`; None where it was not made or is not a number."""
@@ -92,6 +96,7 @@ _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     "float": ("a number", (int, float)),
     "float | None": ("a number or null", (int, float, type(None))),
     "list[int]": ("a list", (list,)),
+    "list[float | None]": ("a list of numbers or nulls", (list,)),
     "dict[str, dict[str, float | None]]": ("an object", (dict,)),
     "dict[str, float | None]": ("an object", (dict,)),
 }
@@ -103,6 +108,8 @@ _LATER_KEYS: dict[str, Any] = {
     "scores": {},
     "seconds": {},
     "skipped_files": 0,
+    "member_accuracies": [],
+    "member_nlls": [],
 }
 """What is read where a summary is of an early version, which did not write them."""
 
@@ -160,7 +167,9 @@ def _checked(file: Path, content: Any) -> Summary:
     for key in fields(Summary):
         expected, types = _KINDS[key.type]
         value = content[key.name]
-        if not isinstance(value, types) or isinstance(value, bool) or _is_beyond_use(value):
+        allowed = _is_number_or_null if key.type == "list[float | None]" else _is_whole
+        is_wrong = isinstance(value, list) and not all(allowed(item) for item in value)
+        if not isinstance(value, types) or isinstance(value, bool) or _is_beyond_use(value) or is_wrong:
             raise RunFolderError(f"{file}: {key.name}={json.dumps(value)}: expected {expected}")
     for judged, scores in content["scores"].items():
         if not isinstance(scores, dict) or any(not _is_number_or_null(value) for value in scores.values()):
@@ -178,10 +187,12 @@ def _is_number_or_null(value: Any) -> bool:
     return isinstance(value, (int, float, type(None))) and not isinstance(value, bool) and not _is_beyond_use(value)
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not _is_beyond_use(value)
+
+
 def _is_beyond_use(value: Any) -> bool:
     """Whether it is a number that no run comes to, or one that is none; JSON has them, tables have no room for them."""
-    if isinstance(value, list):
-        return any(not isinstance(item, int) or _is_beyond_use(item) for item in value)
     return isinstance(value, (int, float)) and not -(2**63) < value < 2**63
 
 
@@ -189,6 +200,8 @@ def _strict(value: Any) -> Any:
     """A value as strict JSON can hold it."""
     if isinstance(value, dict):
         return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_strict(inner) for inner in value]
     value = value.item() if hasattr(value, "item") else value  # a numpy scalar
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
