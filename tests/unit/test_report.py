@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -20,7 +18,6 @@ from rich.console import Console
 
 from wash_hpc.errors import MissingDependencyError, RunFolderError
 from wash_hpc.report.curves import figures, thinned
-from wash_hpc.report.follow import status_line
 from wash_hpc.report.page import page_text, write_page
 from wash_hpc.report.runs import Run, read_runs, with_metrics
 from wash_hpc.report.table import COLUMNS, csv_text, format_bytes, format_percent, format_seconds, print_table
@@ -147,9 +144,9 @@ def test_outside_a_terminal_the_table_is_plain_and_whole() -> None:
     lines = printed([summary("a" * 100), summary("b", greedy_soup_accuracy=0.5)], width=40, terminal=False).splitlines()
     titles = [column.title.replace("\n", " ") for column in COLUMNS]
     assert [title for title in titles if title not in lines[0]] == []
-    row = "wash 2 97.12 98.00 97.70 98.70 98.60 - - - - - 123 MB 3 min 03 s"
+    row = "wash 2 97.12 - 98.00 97.70 98.70 98.60 - +1.00 - - - - 123 MB 0.0781 90 - 3 min 03 s"
     assert " ".join(lines[1].split()) == f"{'a' * 100} {row}"
-    assert lines[2].split()[8] == "50.00"
+    assert lines[2].split()[9] == "50.00"
     assert "\x1b" not in "".join(lines)
 
 
@@ -165,28 +162,59 @@ def test_in_a_terminal_the_table_fits_and_says_what_it_left_out(width: int) -> N
 
 
 def test_a_wide_terminal_shows_every_column_and_one_of_120_those_that_matter_most() -> None:
-    assert "No room for" not in printed([summary(), summary("n" * 90)], 150, terminal=True)
-    assert "No room for: EMA, differ, soup NLL, soup ECE." in " ".join(
-        printed([summary("n" * 90)], 110, terminal=True).split()
+    assert "No room for" not in printed([summary(), summary("n" * 90)], 220, terminal=True)
+    assert "No room for: members, soup raw, EMA, differ, soup NLL, soup ECE." in " ".join(
+        printed([summary("demo-independent")], 120, terminal=True).split()
     )
+
+
+def test_spread_gap_bytes_per_point_and_shares_of_a_step_follow_from_the_summary() -> None:
+    run = summary(
+        mean_member_accuracy=0.5,
+        soup_accuracy=0.52,
+        ensemble_accuracy=0.54,
+        member_accuracies=[0.48, None, 0.52],
+        bytes_sent_per_member=3_000_000_000,
+        seconds={"data": 1.0, "compute": 8.0, "reduce": 0.0, "exchange": 1.0, "checkpoint": 90.0},
+    )
+    cells = {column.title: column.cell(run) for column in COLUMNS}
+    shown = [cells[title] for title in ("spread", "gap", "GB per\npoint", "data/comp/\nred/exch %")]
+    assert shown == ["2.83", "-2.00", "1.5", "10/80/0/10"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"soup_accuracy": 0.9}, {"bytes_sent_per_member": 0}, {"soup_accuracy": None}, {"metric": "perplexity"}]
+)
+def test_bytes_per_point_are_a_dash_where_the_soup_gained_nothing_or_nothing_was_sent(changes: dict[str, Any]) -> None:
+    column = next(column for column in COLUMNS if column.title.startswith("GB"))
+    assert column.cell(summary(**changes)) == "-"
+
+
+def test_what_is_beyond_a_number_is_a_dash() -> None:
+    scores: dict[str, Any] = {"soup": {"nll": 1e6}, "ensemble": {"nll": 1e6}}
+    run = summary(metric="perplexity", scores=scores, member_nlls=[1e6, 1.0], seconds={"data": -1.0, "compute": None})
+    cells = {column.title: column.cell(run) for column in COLUMNS}
+    assert (cells["gap"], cells["spread"], cells["data/comp/\nred/exch %"], cells["soup"]) == ("-", "-", "-", "inf")
 
 
 SCORES = {
     "member": {"accuracy": 0.4, "top5": 0.7, "nll": 2.0, "calibration_error": 0.01},
     "soup": {"accuracy": 0.5, "top5": 0.8, "nll": 1.5, "calibration_error": 0.0234},
+    "ensemble": {"accuracy": 0.5, "top5": 0.8, "nll": 1.25, "calibration_error": 0.0234},
     "ema": {"accuracy": 0.451, "top5": 0.8, "nll": 1.75, "calibration_error": None},
 }
 
 
 def test_likelihood_calibration_disagreement_and_the_average_over_steps_have_columns() -> None:
     line = printed([summary(scores=SCORES, disagreement=0.0312)], 10, terminal=False).splitlines()[1]
-    assert line.split()[9:13] == ["45.10", "3.12", "1.500", "2.34"]
+    assert line.split()[11:15] == ["45.10", "3.12", "1.500", "2.34"]
 
 
 def test_runs_on_text_show_perplexities_and_the_caption_says_so() -> None:
     runs = [summary("images"), summary("[b]text", metric="perplexity", scores=SCORES, disagreement=0.5)]
     lines = printed(runs, 10, terminal=False).splitlines()
-    assert lines[2].split()[3:12] == ["7.39", "-", "-", "4.48", "-", "-", "5.75", "50.00", "1.500"]
+    assert lines[2].split()[3:9] == ["7.39", "-", "-", "3.49", "4.48", "-"]
+    assert lines[2].split()[9:14] == ["-", "+0.99", "5.75", "50.00", "1.500"]
     assert lines[3].endswith("Of text: perplexity in place of accuracy ([b]text), lower is better.")
     assert "perplexity" not in printed(runs[:1], 10, terminal=False)
 
@@ -222,7 +250,7 @@ def test_scores_are_columns_of_the_csv_file_for_all_runs() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text([summary("a"), summary("b", scores=SCORES)]))))
     assert (rows[0]["scores.soup.nll"], rows[1]["scores.soup.nll"]) == ("", "1.5")
     assert rows[1]["scores.ema.calibration_error"] == ""
-    assert list(rows[0])[-12:-8] == [f"scores.member.{name}" for name in SCORES["member"]]
+    assert list(rows[0])[-16:-12] == [f"scores.member.{name}" for name in SCORES["member"]]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
@@ -342,32 +370,3 @@ def test_without_plotly_the_install_command_is_said(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MissingDependencyError, match=r"plotly is not installed.*pip install 'wash_hpc\[report\]'"):
         page_text(runs)
-
-
-def test_the_live_line_says_the_last_record(tmp_path: Path) -> None:
-    line = status_line(make_run(tmp_path / "a", summary()))
-    assert line == (
-        "step 30, epoch 1.50, loss 0.05, accuracy 97.50 %, 0 images/s a member, 300 B sent, distance 3, "
-        "soup 93.00 %, ensemble 95.00 %, finished"
-    )
-
-
-def test_the_live_line_says_that_nothing_is_there_yet(tmp_path: Path) -> None:
-    assert status_line(tmp_path) == "waiting for the first metrics"
-    with MetricsWriter(tmp_path, 2, ["fc"], {}):
-        assert status_line(tmp_path) == "no records yet"
-
-
-def test_the_live_line_says_when_nothing_has_been_written_for_long(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "a", summary())
-    (folder / "summary.json").unlink()
-    assert "nothing written" not in status_line(folder)
-    long_ago = time.time() - 600
-    os.utime(folder / "metrics/0000.h5", (long_ago, long_ago))
-    assert status_line(folder).endswith("nothing written for 10 min 00 s")
-
-
-def test_the_live_line_names_an_unreadable_file(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "a", summary())
-    (folder / "metrics/0000.h5").write_bytes(b"no HDF5")
-    assert "metrics/0000.h5: not readable" in status_line(folder)

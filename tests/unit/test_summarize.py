@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytest
 
 from wash_hpc.report.summarize import main
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
+from wash_hpc.storage.run_lock import Holder
 from wash_hpc.storage.summary import Summary, write_summary
 
 TOOL = Path(__file__).parents[2] / "tools" / "summarize.py"
@@ -27,7 +28,7 @@ def start_run(folder: Path, name: str) -> MetricsWriter:
     """A run that has written one record and goes on."""
     folder.mkdir()
     (folder / "config.yaml").write_text(f"run:\n  name: {name}\n")
-    writer = MetricsWriter(folder, 2, ["fc"], {})
+    writer = MetricsWriter(folder, 2, ["fc"], {"num_steps": 4})
     append(writer, 1)
     return writer
 
@@ -93,7 +94,7 @@ def test_unfinished_and_broken_runs_are_named_and_the_rest_is_shown(runs: list[P
     complaints = result.stderr.splitlines()
     assert len(complaints) == 3
     assert "one/summary.json: not readable as JSON" in complaints[0]
-    assert "going: the run has not finished" in complaints[1]
+    assert "going: the run has not finished: it has stopped after step 1 of 4" in complaints[1]
     assert "nowhere: there is no such folder" in complaints[2]
 
 
@@ -147,9 +148,9 @@ def test_follow_shows_records_as_they_come_and_ends_with_the_run(tmp_path: Path)
     command = [sys.executable, str(TOOL), str(folder), "--follow", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert f"{folder}: step 1, epoch 0.10, loss 0.6," in process.stderr.readline()
+        assert f"{folder}: step 1 of 4, epoch 0.10, loss 0.6," in process.stderr.readline()
         append(writer, 2)
-        assert f"{folder}: step 2," in process.stderr.readline()
+        assert f"{folder}: step 2 of 4," in process.stderr.readline()
         assert process.poll() is None
         writer.close()
         finish_run(folder, "going")
@@ -161,7 +162,126 @@ def test_follow_shows_records_as_they_come_and_ends_with_the_run(tmp_path: Path)
     assert [run["name"] for run in json.loads(stdout)] == ["going"]
 
 
-def test_follow_of_no_run_ends_at_once(tmp_path: Path) -> None:
-    result = summarize(tmp_path / "nowhere", "--follow")
+def test_follow_waits_for_a_run_and_says_where_it_was_stopped_and_how_to_continue(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    command = [sys.executable, str(TOOL), str(folder), "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"waiting for {folder} to begin\n"
+        folder.mkdir()
+        (folder / "LOCK").write_text(json.dumps(asdict(Holder.myself())))
+        (folder / "config.yaml").write_text("run:\n  name: later\n")
+        with MetricsWriter(folder, 2, ["fc"], {"num_steps": 4}) as writer:
+            append(writer, 1)
+        line = process.stderr.readline()
+        while "step 1 of 4" not in line:
+            assert line.endswith("waiting for the first metrics\n")
+            line = process.stderr.readline()
+        (folder / "LOCK").unlink()
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert f"{folder}: has stopped after step 1 of 4; it has left no checkpoint: start it anew with wash-hpc" in stderr
+    assert stderr.endswith("checkpoint.resume=auto\n")
+
+
+def test_follow_of_what_is_no_run_ends_at_once(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").touch()
+    result = summarize(tmp_path, "--follow")
     assert result.returncode == 2
-    assert "there is no such folder" in result.stderr
+    assert "not a run's folder" in result.stderr
+
+
+def sweep(tmp_path: Path) -> list[Path]:
+    """Two seeds of WASH at each of two p, and one independent run; soups 0.5, 0.6, 0.7, 0.8 and 0.1."""
+    folders = []
+    for number, (method, p, seed) in enumerate(
+        [("wash", 0.1, 0), ("wash", 0.1, 1), ("wash", 0.2, 0), ("wash", 0.2, 1), ("independent", 0.001, 0)]
+    ):
+        folder = tmp_path / f"r{number}"
+        folder.mkdir()
+        then = "[{name: papa}]" if p == 0.2 else "[]"
+        (folder / "config.yaml").write_text(
+            f"run:\n  name: r{number}\n  seed: {seed}\nmethod:\n  name: {method}\n  p: {p}\n  then: {then}\n"
+            f"optimizer:\n  lr: {0.1 + 0.1 * (number == 1)}\n"
+        )
+        soup = 0.1 if method == "independent" else 0.5 + number / 10
+        made = replace(SUMMARY, name=folder.name, method=method, seed=seed, soup_accuracy=soup, ensemble_accuracy=0.7)
+        write_summary(folder, replace(made, greedy_soup_accuracy=0.5 if number == 2 else None))
+        folders.append(folder)
+    return folders
+
+
+def names(result: subprocess.CompletedProcess[str]) -> list[str]:
+    assert result.returncode == 0, result.stderr
+    return [run["name"] for run in json.loads(result.stdout)]
+
+
+def test_runs_are_sorted_by_any_key_and_what_has_no_value_comes_last(tmp_path: Path) -> None:
+    runs = sweep(tmp_path)
+    assert names(summarize(*runs, "--json", "--sort=-soup_accuracy")) == ["r3", "r2", "r1", "r0", "r4"]
+    assert names(summarize(*runs, "--json", "--sort=seed,-method.p")) == ["r2", "r0", "r4", "r3", "r1"]
+    assert names(summarize(*runs, "--json", "--sort=-greedy_soup_accuracy"))[0] == "r2"
+
+
+def test_runs_are_filtered_by_conditions_that_must_all_hold(tmp_path: Path) -> None:
+    runs = sweep(tmp_path)
+    assert names(summarize(*runs, "--json", "--filter", "method=wash", "--filter", "gap<=-0.1")) == ["r0", "r1"]
+    assert names(summarize(*runs, "--json", "--filter", "method!=wash + papa", "--filter", "seed=0.0")) == ["r0", "r4"]
+    assert names(summarize(*runs, "--json", "--filter", "greedy_soup_accuracy>0")) == ["r2"]
+    none = summarize(*runs, "--filter", "method.p>1")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "no run passes --filter" in none.stderr
+
+
+def test_groups_are_rows_with_mean_and_deviation_and_say_what_else_differs(tmp_path: Path) -> None:
+    lines = summarize(*sweep(tmp_path), "--group", "method,method.p", "--sort=-gap").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["wash", "+"], ["wash", "0.1"], ["independent", "0.001"]]
+    assert "75.00 ± 7.07" in lines[1]
+    assert "+5.00 ± 7.07" in lines[1]
+    assert lines[-1] == "optimizer.lr differs within group method=wash, method.p=0.1."
+
+
+def test_groups_are_objects_of_json_and_rows_of_csv(tmp_path: Path) -> None:
+    table = tmp_path / "groups.csv"
+    result = summarize(*sweep(tmp_path), "--group", "method.p,method", "--json", "--csv", table)
+    first = json.loads(result.stdout)[0]
+    assert (first["group"], first["count"], first["runs"]) == ({"method.p": 0.1, "method": "wash"}, 2, ["r0", "r1"])
+    assert first["mean"]["soup_accuracy"] == pytest.approx(0.55)
+    assert first["std"]["soup_accuracy"] == pytest.approx(0.0707, abs=1e-4)
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["count"] for row in rows] == ["2", "2", "1"]
+    assert float(rows[0]["soup_accuracy.mean"]) == pytest.approx(0.55)
+    assert rows[2]["soup_accuracy.std"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sort", "soupaccuracy"], "soupaccuracy: none of these runs has such a key; near it: soup_accuracy"),
+        (["--filter", "lr=1"], "lr: none of these runs has such a key; near it: optimizer.lr"),
+        (["--group", "method.q"], "near it: method.p"),
+        (["--filter", "seed"], "--filter seed: expected KEY=VALUE"),
+        (["--filter", "seed<low"], "expected a number behind <"),
+        (["--sort", ","], "expected KEY,KEY"),
+    ],
+)
+def test_a_key_that_no_run_has_is_said_with_those_near_it(tmp_path: Path, arguments: list[str], said: str) -> None:
+    result = summarize(*sweep(tmp_path), *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in " ".join(result.stderr.split())
+
+
+def test_one_broken_run_among_three_hundred_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
+    folders = []
+    for number in range(300):
+        folder = tmp_path / f"r{number}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"run:\n  name: r{number}\n")
+        finish_run(folder, folder.name)
+        folders.append(folder)
+    (folders[150] / "summary.json").write_text('{"name": 3}')
+    result = summarize(*folders)
+    assert result.returncode == 1
+    assert len(result.stdout.splitlines()) == 299 + 2
+    assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == [f"{folders[150]}/summary.json"]

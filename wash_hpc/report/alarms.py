@@ -6,7 +6,7 @@ reason; where and when they are shown does not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ FAR_BELOW = 0.10  # ten points of training accuracy: members with one recipe dif
 NUM_RECENT = 5  # records that are averaged for it is about two points
 SHUFFLES = (100, 200)  # of a position over a run, p x steps: what has made soups as good as ensembles
 _AIM = 150
+_MOST_NUMBER = 2.0**63  # that a configuration of ours can hold
 _ALL_EQUAL = {"papa_all", "local_sgd", "diloco", "data_parallel"}  # whose members are equal by design now and then
 
 
@@ -62,25 +63,155 @@ def alarms(metrics: Metrics, summary: Summary | None, config: Mapping[str, Any])
         summary: of a finished run; None while it goes on.
         config: its configuration as plain sections (`config_text.plain_sections`); what is not in it is not known.
     """
-    return [
-        *_unhealthy(metrics, summary, config),
-        *_apart(metrics, summary, config),
-        *_collapsed(metrics, config),
-        *_slow(metrics, config),
-    ]
+    with np.errstate(all="ignore"):  # records may hold anything
+        return [
+            *_unhealthy(metrics, summary, config),
+            *_apart(metrics, summary, config),
+            *_collapsed(metrics, config),
+            *_slow(metrics, config),
+        ]
 
 
 def _unhealthy(metrics: Metrics, summary: Summary | None, config: Mapping[str, Any]) -> Iterator[Alarm]:
     """Members whose values are not finite, or that are far below the others."""
-    yield from ()
+    sick = set() if summary is None else set(summary.left_out_members)
+    if len(metrics.step):
+        sick |= set(np.flatnonzero(~np.isfinite(metrics.loss[-1])).tolist())
+    if sick:
+        lr = _number(_section(config, "optimizer"), "lr")
+        lower = f"optimizer.lr={_short(lr / 3)} (now {_short(lr)})" if lr else "a lower optimizer.lr"
+        advice = f"Try {lower}, or optimizer.warmup_steps; method.quarantine=true lets WASH go on without it"
+        yield Alarm("member", f"{_members(sick)} not finite", advice)
+    low = [member for member in _far_below(metrics, config) if member not in sick]
+    if low:
+        points = f"more than {FAR_BELOW * 100:.0f} points below the median of the members"
+        advice = f"Look at the rank of {_named(low)}: its host, its images (docs/clusters.md), its log"
+        yield Alarm("member", f"{_named(low)} is {points} in training accuracy", advice)
+
+
+def _far_below(metrics: Metrics, config: Mapping[str, Any]) -> list[int]:
+    """Members whose mean training accuracy over the last tenth of the records is far below the median of all.
+
+    Training accuracy, because a member is judged on test images with statistics that a shuffle has left behind, and is
+    then low in mid-run without being ill. Members that drew other regularisations differ in it by design.
+    """
+    train = _section(config, "train")
+    drawn = any(isinstance(value, list) and len(value) > 1 for value in train.values())
+    if metrics.num_members < 3 or len(metrics.step) < 2 * NUM_RECENT or drawn:
+        return []
+    recent = metrics.accuracy[-max(NUM_RECENT, len(metrics.step) // 10) :].mean(axis=0)
+    if not np.isfinite(recent).any():
+        return []
+    low: list[int] = np.flatnonzero(recent < np.nanmedian(recent) - FAR_BELOW).tolist()
+    return low
 
 
 def _apart(metrics: Metrics, summary: Summary | None, config: Mapping[str, Any]) -> Iterator[Alarm]:
-    yield from ()
+    """A soup that stays under its ensemble, while the members part or at the end; by design of independent members."""
+    method = _section(config, "method")
+    name = method.get("name", None if summary is None else summary.method)
+    if name in {"independent", "data_parallel"}:
+        return
+    under = _under(metrics, config)[1:][-NUM_EVALUATIONS:]  # without the first, at which members begin far apart
+    distances = _distances(metrics)[-len(under) :] if len(under) else np.zeros(0)
+    is_apart = len(under) == NUM_EVALUATIONS and (under > 1).all() and distances[-1] > LEAST_GROWTH * distances[0]
+    steps = _number(_section(config, "train"), "steps") or (None if summary is None else summary.steps)
+    steps = _number(metrics.attributes, "num_steps") or steps
+    if is_apart:
+        what = (
+            f"members drift apart: over the last {NUM_EVALUATIONS} evaluations their distance has grown from "
+            f"{distances[0]:.3g} to {distances[-1]:.3g}, and the soup is {_gap(metrics, config)} its ensemble"
+        )
+        yield Alarm("apart", what, _closer(method, str(name), steps))
+    elif summary is not None and (ended := _final_gap(summary)):
+        yield Alarm("gap", f"the soup has ended {ended} its ensemble", _closer(method, str(name), steps))
+
+
+def _under(metrics: Metrics, config: Mapping[str, Any]) -> NDArray[Any]:
+    """[E] by how much the soup is under its ensemble at each evaluation; 1 is what is still well."""
+    if _section(config, "data").get("name") == "text":
+        return np.asarray((metrics.soup_nll - metrics.ensemble_nll) / MOST_GAP_NLL)
+    return np.asarray((metrics.ensemble_accuracy - metrics.soup_accuracy) / MOST_GAP)
+
+
+def _gap(metrics: Metrics, config: Mapping[str, Any]) -> str:
+    if _section(config, "data").get("name") == "text":
+        return f"{float(metrics.soup_nll[-1] - metrics.ensemble_nll[-1]):.2f} nats worse than"
+    return f"{100 * float(metrics.ensemble_accuracy[-1] - metrics.soup_accuracy[-1]):.1f} points under"
+
+
+def _final_gap(summary: Summary) -> str:
+    """In words, how far a soup has ended under its ensemble; empty where it is well."""
+    if summary.metric == "accuracy":
+        soup, ensemble, most = summary.soup_accuracy, summary.ensemble_accuracy, MOST_GAP
+    else:
+        ensemble, soup, most = summary.score("soup", "nll"), summary.score("ensemble", "nll"), MOST_GAP_NLL
+    if soup is None or ensemble is None or not ensemble - soup > most:
+        return ""
+    by = ensemble - soup
+    return f"{100 * by:.1f} points under" if summary.metric == "accuracy" else f"{by:.2f} nats worse than"
+
+
+def _closer(method: Mapping[str, Any], name: str, steps: float | None) -> str:
+    """What keeps members together, by the method."""
+    every = _number(method, "every") or 1
+    if name in {"wash", "sparta"}:
+        return _more_shuffles(method, steps)
+    if name == "papa":
+        alpha = _number(method, "alpha") or 0.99
+        return f"Try method.alpha={1 - min(0.5, 10 * (1 - alpha)):.3g} (now {alpha:g}), or ensemble.same_init=true"
+    if name in _ALL_EQUAL and every > 1:
+        return f"Try method.every={max(1, every // 2):.0f} (now {every:.0f}), or ensemble.same_init=true"
+    return "Try ensemble.same_init=true, or a method that acts more often"
+
+
+def _more_shuffles(method: Mapping[str, Any], steps: float | None) -> str:
+    """The p at which positions are shuffled often enough over the run."""
+    every = _number(method, "every") or 1
+    p, start = _number(method, "p"), _number(method, "start") or 0
+    end = min(_number(method, "stop") or np.inf, steps or np.inf)
+    if p is None or not np.isfinite(end) or end <= start:
+        return "Try a larger method.p"
+    exchanges = max(1.0, (end - start) / every)
+    known = f"what counts is shuffles of a position over the run, p x exchanges, {SHUFFLES[0]} to {SHUFFLES[1]}"
+    if p * exchanges >= SHUFFLES[1]:
+        return "Try ensemble.same_init=true, a lower optimizer.lr, or method.p_schedule=lr"
+    better = _AIM / exchanges if p * exchanges < SHUFFLES[0] else SHUFFLES[1] / exchanges
+    if better > 1:
+        return f"Try more than {SHUFFLES[0] * every:.0f} steps, or ensemble.same_init=true: {known}"
+    return f"Try method.p={_short(better)} (now {_short(p)}): {known}; here {_short(p * exchanges)}"
 
 
 def _collapsed(metrics: Metrics, config: Mapping[str, Any]) -> Iterator[Alarm]:
-    yield from ()
+    """Members that are one: nothing is left to ensemble."""
+    method = _section(config, "method")
+    if method.get("name") in _ALL_EQUAL or metrics.num_members < 2:
+        return
+    distances, answers = _distances(metrics)[-NUM_EVALUATIONS:], metrics.disagreement[-NUM_EVALUATIONS:]
+    if len(distances) < NUM_EVALUATIONS:
+        return
+    largest = np.nanmax(metrics.consensus_distance, initial=0.0)
+    if not ((distances < max(COLLAPSED * largest, NO_DISTANCE)).all() and (answers <= SAME_ANSWERS).all()):
+        return
+    what = (
+        f"members have collapsed into one: distance {distances[-1]:.2g}, disagreement {answers[-1]:.2%} at the last "
+        f"{NUM_EVALUATIONS} evaluations"
+    )
+    if method.get("name") == "papa":
+        advice = "Try method.alpha=0.99, a larger method.every, or ensemble.same_init=false"
+    else:
+        p = _number(method, "p")
+        advice = f"Try method.p={_short(p / 10)} (now {_short(p)})" if p else "Try exchanging less"
+        advice += ", ensemble.same_init=false, or lists of train.mixup and train.cutmix, from which members draw"
+    yield Alarm("collapsed", what, advice)
+
+
+def _distances(metrics: Metrics) -> NDArray[Any]:
+    """[E] the consensus distance that was computed last before, or at, each evaluation; NaN before the first."""
+    computed = np.isfinite(metrics.consensus_distance)
+    steps, distances = metrics.step[computed], metrics.consensus_distance[computed]
+    found = np.searchsorted(steps, metrics.evaluate_step, side="right") - 1
+    return np.asarray([distances[row] if row >= 0 else np.nan for row in found])
 
 
 def _slow(metrics: Metrics, config: Mapping[str, Any]) -> Iterator[Alarm]:
@@ -89,11 +220,23 @@ def _slow(metrics: Metrics, config: Mapping[str, Any]) -> Iterator[Alarm]:
     if shares is None:
         return
     if shares["exchange"] > MOST_EXCHANGING:
-        yield Alarm("exchange", f"exchanges take {shares['exchange']:.0%} of a step", "Try method.overlap=true")
+        what = f"exchanges take {shares['exchange']:.0%} of a step"
+        yield Alarm("exchange", what, _rarer(_section(config, "method")))
     if shares["data"] > MOST_WAITING:
         data = _section(config, "data")
         advice = waiting_advice(str(data.get("name")), data.get("workers"))
         yield Alarm("data", f"{shares['data']:.0%} of the time is spent waiting for batches", _sentence(advice))
+
+
+def _rarer(method: Mapping[str, Any]) -> str:
+    """What makes exchanges cost less of a step."""
+    name, every, p = method.get("name"), _number(method, "every") or 1, _number(method, "p")
+    plan = "wash-hpc plan on the run's config.yaml says what else would"
+    if name in {"wash", "sparta"} and p:
+        rarer = f"method.every={2 * every:.0f} with method.p={_short(min(1, 2 * p))} (as many bytes, half the messages)"
+        overlap = "method.overlap=true, or " if name == "wash" and not method.get("overlap") else ""
+        return f"Try {overlap}{rarer}; {plan}"
+    return f"Try method.every={2 * every:.0f} (now {every:.0f}); {plan}"
 
 
 def step_shares(metrics: Metrics) -> dict[str, float] | None:
@@ -105,7 +248,7 @@ def step_shares(metrics: Metrics) -> dict[str, float] | None:
         None where fewer than 20 steps are left, or no time is known.
     """
     parts = ("data", "compute", "reduce", "exchange")
-    begins = np.searchsorted(metrics.step, int(metrics.attributes.get("first_step", 0)), side="right")
+    begins = np.searchsorted(metrics.step, _number(metrics.attributes, "first_step") or 0, side="right")
     counted = np.setdiff1d(np.arange(1, len(metrics.step)), [begins])
     num_steps: NDArray[Any] = np.diff(metrics.step, prepend=0)[counted]
     seconds = {part: np.nan_to_num(getattr(metrics, f"{part}_seconds")[counted]).mean(axis=1) for part in parts}
@@ -114,6 +257,26 @@ def step_shares(metrics: Metrics) -> dict[str, float] | None:
     if num_steps.sum() < FEWEST_STEPS or not 0 < whole < np.inf:
         return None
     return {part: value / whole for part, value in sums.items()}
+
+
+def _number(section: Mapping[str, Any], key: str) -> float | None:
+    """A number of a section; None where it is none."""
+    value = section.get(key)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_NUMBER
+    return float(value) if is_number and value is not None else None
+
+
+def _short(value: float) -> str:
+    return f"{value:.2g}"
+
+
+def _named(members: Collection[int]) -> str:
+    return f"member {', '.join(map(str, sorted(members)))}"
+
+
+def _members(members: Collection[int]) -> str:
+    """Whose loss or weights: `the loss or weights of member 1, 3 are`."""
+    return f"loss or weights of {_named(members)} are"
 
 
 def _sentence(text: str) -> str:

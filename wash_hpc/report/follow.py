@@ -1,7 +1,6 @@
-"""A live view of runs that are still going: one line a run, from their metrics files alone.
+"""A live view of runs: one screen for one run, a line each for several, plain lines outside of a terminal.
 
-Owns when the view ends and what a line says. Changes nothing and talks to no process: it can run on any machine that
-sees the folders.
+Owns when the view ends and what a line says. It reads files alone, so it can run on any machine that sees the folders.
 """
 
 from __future__ import annotations
@@ -11,73 +10,126 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from wash_hpc.errors import MissingDependencyError, WashError, printable
-from wash_hpc.report.table import format_bytes, format_percent, format_seconds
-from wash_hpc.storage.metrics import Metrics, metrics_files, read_metrics
+from wash_hpc.errors import printable
+from wash_hpc.report.columns import format_bytes, format_percent, format_seconds
+from wash_hpc.report.live import evaluation_words, screen
+from wash_hpc.report.watch import Look, RunWatch, how_to_go_on
+from wash_hpc.storage.metrics import Metrics
 
 _QUIET_SECONDS = 30.0  # after which a line says how long nothing has been written
+_BETWEEN_LINES = 10.0  # seconds, of one run, in a log
 
 
-def follow(folders: Sequence[Path], console: Console, interval: float = 1.0) -> None:
-    """Show the runs until each has a summary.
+def follow(folders: Sequence[Path], console: Console, interval: float = 1.0) -> bool:
+    """Show the runs until each has ended; one that has not begun is waited for.
 
-    In a terminal the lines stay in place; elsewhere a run's line is printed when it has changed.
+    In a terminal the view stays in place; elsewhere a run's line is printed when it has changed, ten seconds apart, but
+    for evaluations, alarms and the end, which are said at once.
 
     Args:
         folders: the runs' folders.
         console: where to show them.
         interval: seconds between two looks.
 
-    Raises:
-        MissingDependencyError: h5py is not installed.
-    """
-    shown: dict[Path, str] = {}
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            finished = all((folder / "summary.json").is_file() for folder in folders)  # before the last look
-            lines = {folder: status_line(folder) for folder in folders}
-            if console.is_terminal:
-                live.update(_lines_table(lines), refresh=True)
-            else:
-                for folder in folders:
-                    if lines[folder] != shown.get(folder):
-                        console.print(Text(printable(f"{folder}: {lines[folder]}")), soft_wrap=True)
-                shown = lines
-            if finished:
-                return
-            time.sleep(interval)
-
-
-def status_line(folder: Path) -> str:
-    """How far a run is, in one line.
+    Returns:
+        Whether all have finished; of one that was stopped or killed before it is said where, and how to go on.
 
     Raises:
+        RunFolderError: a folder is no run's.
         MissingDependencyError: h5py is not installed.
     """
-    if (folder / "summary.json").is_file():
-        state = "finished"
-    elif not metrics_files(folder):
-        return "waiting for the first metrics"
+    watches = [RunWatch(folder) for folder in folders]
+    looks = [watch.look() for watch in watches]
+    if console.is_terminal and not console.is_dumb_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while True:
+                live.update(_view(looks, console), refresh=True)
+                if all(look.has_ended for look in looks):
+                    break
+                time.sleep(interval)
+                looks = _look_again(watches, looks)
     else:
-        state = _quiet(folder)
-    try:
-        return ", ".join(part for part in (*_progress(read_metrics(folder)), state) if part)
-    except MissingDependencyError:
-        raise
-    except WashError as error:
-        return f"{state}; {error}" if state else str(error)
+        printers = [_Printer(console) for _ in watches]
+        while True:
+            for printer, look in zip(printers, looks, strict=True):
+                printer.show(look)
+            if all(look.has_ended for look in looks):
+                break
+            time.sleep(interval)
+            looks = _look_again(watches, looks)
+    early = [look for look in looks if look.state != "finished"]
+    for look in early:
+        _print(console, f"{look.folder}: {ending(look)}; {how_to_go_on(look.folder)}")
+    return not early
 
 
-def _progress(metrics: Metrics) -> list[str]:
+def status_line(look: Look) -> str:
+    """How far a run is, in one line."""
+    if look.state == "waiting":
+        return f"waiting for {look.folder} to begin"
+    parts = _progress(look.metrics, look) if look.metrics is not None else []
+    parts = parts or (["no records yet"] if look.metrics is not None else ["waiting for the first metrics"])
+    if look.has_ended:
+        parts.append("finished" if look.state == "finished" else ending(look))
+    elif look.quiet_seconds > _QUIET_SECONDS:
+        parts.append(f"nothing written for {format_seconds(look.quiet_seconds)}")
+    return ", ".join(parts) + (f"; {look.problem}" if look.problem else "")
+
+
+def ending(look: Look) -> str:
+    """How and where a run has ended before its end."""
+    return f"{'was killed' if look.state == 'killed' else 'has stopped'} after {look.progress}"
+
+
+class _Printer:
+    """Prints one run's lines into a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown = ""
+        self._urgent: tuple[object, ...] = ()
+        self._said: set[str] = set()
+        self._said_at = -_BETWEEN_LINES
+
+    def show(self, look: Look) -> None:
+        """Print the run's line where it is due, and each kind of alarm once."""
+        line = status_line(look)
+        evaluations = () if look.metrics is None else tuple(look.metrics.evaluate_step[-1:].tolist())
+        urgent, now = (look.state, evaluations), time.monotonic()
+        if line != self._shown and (urgent != self._urgent or now - self._said_at >= _BETWEEN_LINES):
+            _print(self._console, f"{look.folder}: {line}" if look.state != "waiting" else line)
+            self._shown, self._urgent, self._said_at = line, urgent, now
+        for alarm in look.alarms:
+            if alarm.kind not in self._said:
+                self._said.add(alarm.kind)
+                _print(self._console, f"{look.folder}: alarm: {alarm}")
+
+
+def _look_again(watches: Sequence[RunWatch], looks: Sequence[Look]) -> list[Look]:
+    return [look if look.has_ended else watch.look() for watch, look in zip(watches, looks, strict=True)]
+
+
+def _view(looks: Sequence[Look], console: Console) -> RenderableType:
+    if len(looks) == 1 and looks[0].metrics is not None:
+        return screen(looks[0], status_line(looks[0]), console)
+    table = Table.grid(padding=(0, 2))
+    for look in looks:
+        table.add_row(Text(printable(look.folder.name), style="bold"), Text(printable(status_line(look))))
+        for alarm in look.alarms:
+            table.add_row("", Text(printable(str(alarm)), style="yellow"))
+    return table
+
+
+def _progress(metrics: Metrics, look: Look) -> list[str]:
     parts = []
     if len(metrics.step):
         parts = [
-            f"step {metrics.step[-1]}",
+            look.progress,
             f"epoch {metrics.epoch[-1]:.2f}",
             f"loss {metrics.loss[-1].mean():.4g}",
             f"accuracy {format_percent(float(metrics.accuracy[-1].mean()))} %",
@@ -88,19 +140,10 @@ def _progress(metrics: Metrics) -> list[str]:
     if len(computed):
         parts.append(f"distance {computed[-1]:.4g}")
     if len(metrics.evaluate_step):
-        soup, ensemble = float(metrics.soup_accuracy[-1]), float(metrics.ensemble_accuracy[-1])
-        parts.append(f"soup {format_percent(soup)} %, ensemble {format_percent(ensemble)} %")
-    return parts or ["no records yet"]
+        found = evaluation_words(metrics, look.is_text)
+        parts.append(f"soup {found['soup']}, ensemble {found['ensemble']}")
+    return parts
 
 
-def _quiet(folder: Path) -> str:
-    """For how long nothing was written, where that is long: the run may have died."""
-    seconds = time.time() - metrics_files(folder)[-1].stat().st_mtime
-    return f"nothing written for {format_seconds(seconds)}" if seconds > _QUIET_SECONDS else ""
-
-
-def _lines_table(lines: dict[Path, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for folder, line in lines.items():
-        table.add_row(Text(printable(folder.name), style="bold"), Text(line))
-    return table
+def _print(console: Console, text: str) -> None:
+    console.print(Text(printable(text)), soft_wrap=True)

@@ -1,15 +1,25 @@
-"""Finished runs as the reports take them: summary, configuration and, where wanted, metrics."""
+"""Finished runs as the reports take them: summary, configuration and, where wanted, metrics.
+
+Owns what is said of a folder that holds no finished run.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from wash_hpc.errors import MissingDependencyError, RunFolderError, WashError
+from wash_hpc.config_text import plain_sections
+from wash_hpc.errors import ConfigError, MissingDependencyError, RunFolderError, WashError
+from wash_hpc.report.watch import describe_unfinished
 from wash_hpc.storage.metrics import Metrics, read_metrics
 from wash_hpc.storage.summary import Summary, read_summary
+
+_NO_OTHER_METHOD = re.compile(r"^  then: \[\]$", re.MULTILINE)  # as runs write it; reading YAML takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,38 @@ class Run:
     config: str
     metrics: Metrics | None = None
 
+    @cached_property
+    def sections(self) -> Mapping[str, Any]:
+        """Its configuration as plain values; empty where it is unreadable."""
+        try:
+            return plain_sections(self.config, str(self.folder / "config.yaml"))
+        except ConfigError:
+            return {}
+
+    @property
+    def methods(self) -> str:
+        """All its methods: `wash`, or `wash + papa` where `method.then` names another one."""
+        if _NO_OTHER_METHOD.search(self.config) or "then:" not in self.config:
+            return self.summary.method
+        section = self.sections.get("method")
+        then = section.get("then") if isinstance(section, Mapping) else None
+        others = [str(one.get("name")) for one in then if isinstance(one, Mapping)] if isinstance(then, list) else []
+        return " + ".join([self.summary.method, *others])
+
+    @property
+    def shown(self) -> Summary:
+        """The summary as tables show it: under its label, with all its methods."""
+        return replace(self.summary, name=self.label, method=self.methods)
+
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The finished runs among some folders, without metrics, and a sentence for each of the others."""
     runs, problems = [], []
     for folder in folders:
         try:
+            if unfinished := describe_unfinished(folder):
+                problems.append(unfinished)
+                continue
             summary = read_summary(folder)
             runs.append(Run(folder, summary.name, summary, _read_text(folder / "config.yaml")))
         except RunFolderError as error:
@@ -44,8 +80,12 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return [replace(run, label=str(run.folder)) if names[run.label] > 1 else run for run in runs], problems
 
 
-def with_metrics(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def with_metrics(runs: Sequence[Run], last: int | None = None) -> tuple[list[Run], list[str]]:
     """The same runs with their metrics, and a sentence for each whose metrics cannot be read.
+
+    Args:
+        runs: finished ones.
+        last: so many records of each at most; None: all.
 
     Raises:
         MissingDependencyError: h5py is not installed.
@@ -53,7 +93,7 @@ def with_metrics(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     complete, problems = [], []
     for run in runs:
         try:
-            complete.append(replace(run, metrics=read_metrics(run.folder)))
+            complete.append(replace(run, metrics=read_metrics(run.folder, last)))
         except MissingDependencyError:
             raise
         except WashError as error:

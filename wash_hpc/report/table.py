@@ -1,13 +1,13 @@
-"""The table of finished runs: its columns, and how they look in a terminal and in a CSV file.
+"""The table of finished runs, and that of groups, in a terminal and as comma-separated values.
 
-Owns which numbers are shown and how they are worded. Does not read run folders.
+Owns the layout: what fits, and what is left out of a narrow terminal. Which columns there are is `columns`'.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -15,121 +15,72 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wash_hpc.ensemble.scores import perplexity
 from wash_hpc.errors import printable
+from wash_hpc.report.columns import (
+    COLUMNS,
+    Column,
+    caption,
+    format_bytes,
+    format_percent,
+    format_seconds,
+    left_out_lines,
+)
 from wash_hpc.storage.summary import Summary, summary_object
+
+__all__ = ["COLUMNS", "Column", "caption", "format_bytes", "format_percent", "format_seconds", "left_out_lines"]
 
 _PLAIN_WIDTH = 10_000  # a pipe or a file has no width: nothing is cut there
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of the table.
+class Grid:
+    """A table's texts, before it is known how many of its columns there is room for.
 
     Attributes:
-        title: its heading; a line break shows where to fold it.
-        cell: a summary's text in it.
-        keep: columns with the lowest number go first where a terminal is too narrow; the first column never does.
-        align: of the text.
+        titles: of the columns; a line break shows where to fold.
+        rows: texts, one a column.
+        keep: of each column: those with the lowest number go first; the first column never does.
+        align: of each column.
     """
 
-    title: str
-    cell: Callable[[Summary], str]
-    keep: int
-    align: Literal["left", "right"] = "right"
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    keep: Sequence[float]
+    align: Sequence[Literal["left", "right"]]
 
 
-def format_metric(run: Summary, judged: str, accuracy: float | None) -> str:
-    """An accuracy in percent, or, for a run on text, the perplexity of what was judged; a dash where there is none."""
-    if run.metric == "accuracy":
-        return format_percent(accuracy)
-    nll = run.score(judged, "nll")
-    return "-" if nll is None else f"{perplexity(nll):.2f}"
+def print_table(console: Console, runs: Sequence[Summary], lines: Sequence[str] = ()) -> None:
+    """Print the runs, one a line: fitted to a terminal's width, whole and without frames elsewhere.
+
+    Args:
+        console: where to.
+        runs: as they are to be named.
+        lines: more to say of them, under the table.
+    """
+    grid = Grid(
+        [column.title for column in COLUMNS],
+        [[column.cell(run) for column in COLUMNS] for run in runs],
+        [column.keep for column in COLUMNS],
+        [column.align for column in COLUMNS],
+    )
+    print_grid(console, grid, caption(runs), [*left_out_lines(runs), *lines])
 
 
-def format_nats(nll: float | None) -> str:
-    """A negative log-likelihood; a dash for None."""
-    return "-" if nll is None else f"{nll:.3f}"
-
-
-def format_percent(fraction: float | None) -> str:
-    """A fraction as percent without the sign; a dash for None."""
-    return "-" if fraction is None else f"{100 * fraction:.2f}"
-
-
-def format_bytes(num_bytes: float) -> str:
-    """Bytes in decimal units, three significant digits: `1.23 GB`."""
-    value = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 999.5:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:.4g} PB"
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration: `12.3 s`, `4 min 05 s`, `3 h 07 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-COLUMNS = (
-    Column("run", lambda run: run.name, 9, "left"),
-    Column("method", lambda run: run.method, 3, "left"),
-    Column("members", lambda run: str(run.num_members), 1),
-    Column("member\nmean", lambda run: format_metric(run, "member", run.mean_member_accuracy), 7),
-    Column("best", lambda run: format_metric(run, "best_member", run.best_member_accuracy), 6),
-    Column("ensemble", lambda run: format_metric(run, "ensemble", run.ensemble_accuracy), 8),
-    Column("soup", lambda run: format_metric(run, "soup", run.soup_accuracy), 9),
-    Column("soup\nraw", lambda run: format_metric(run, "soup_raw", run.soup_accuracy_raw), 0),
-    Column("greedy\nsoup", lambda run: format_metric(run, "greedy_soup", run.greedy_soup_accuracy), 2),
-    Column("EMA", lambda run: format_metric(run, "ema", run.score("ema", "accuracy")), -1),
-    Column("differ", lambda run: format_percent(run.disagreement), -2),
-    Column("soup\nNLL", lambda run: format_nats(run.score("soup", "nll")), -3),
-    Column("soup\nECE", lambda run: format_percent(run.score("soup", "calibration_error")), -4),
-    Column("sent per\nmember", lambda run: format_bytes(run.bytes_sent_per_member), 5),
-    Column("time", lambda run: format_seconds(run.wall_seconds), 4),
-)
-CAPTION = (
-    "Accuracy in percent of the test images; soup: statistics recomputed, raw: averaged; EMA: a member's average over "
-    "steps; differ: percent on which two members do; NLL: in nats; ECE: calibration error in percent; sent: payload."
-)
-_TEXT_CAPTION = " Of text: perplexity in place of accuracy ({}), lower is better."
-
-
-def print_table(console: Console, runs: Sequence[Summary]) -> None:
-    """Print the runs, one a line: fitted to a terminal's width, whole and without frames elsewhere."""
+def print_grid(console: Console, grid: Grid, about: str, lines: Sequence[str]) -> None:
+    """Print a table, what its columns mean, and some lines under it."""
     if not console.is_terminal:
         whole = Console(file=console.file, width=_PLAIN_WIDTH)
-        whole.print(_rich_table(runs, COLUMNS, name_width=_PLAIN_WIDTH, plain=True))
-        whole.print(_text(caption(runs)))
-        for line in left_out_lines(runs):
+        whole.print(_rich_table(grid, range(len(grid.titles)), name_width=_PLAIN_WIDTH, plain=True))
+        for line in (about, *lines):
             whole.print(_text(line))
         return
     name_width = max(8, min(30, 2 * console.width // 5))
-    columns = _fitting(runs, console, name_width)
-    no_room = [column.title.replace("\n", " ") for column in COLUMNS if column not in columns]
-    console.print(_rich_table(runs, columns, name_width))
-    console.print(_text(caption(runs) + (f" No room for: {', '.join(no_room)}." if no_room else "")), style="dim")
-    for line in left_out_lines(runs):
+    shown = _fitting(grid, console, name_width)
+    no_room = [title.replace("\n", " ") for number, title in enumerate(grid.titles) if number not in shown]
+    console.print(_rich_table(grid, shown, name_width))
+    console.print(_text(about + (f" No room for: {', '.join(no_room)}." if no_room else "")), style="dim")
+    for line in lines:
         console.print(_text(line))
-
-
-def caption(runs: Sequence[Summary]) -> str:
-    """What the columns mean, for these runs."""
-    names = [run.name for run in runs if run.metric == "perplexity"]
-    return CAPTION + (_TEXT_CAPTION.format(", ".join(names)) if names else "")
-
-
-def left_out_lines(runs: Sequence[Summary]) -> list[str]:
-    """A line for each run whose figures are without some of its members, which says which."""
-    return [
-        f"{run.name}: without member {', '.join(map(str, run.left_out_members))}, whose weights are not finite."
-        for run in runs
-        if run.left_out_members
-    ]
 
 
 def csv_text(runs: Sequence[Summary]) -> str:
@@ -137,9 +88,14 @@ def csv_text(runs: Sequence[Summary]) -> str:
 
     Scores have keys such as `scores.soup.nll`, in the order in which they first appear.
     """
-    rows = [_flat(summary_object(run)) for run in runs]
+    rows = [flat_summary(run) for run in runs]
     keys = [field.name for field in fields(Summary) if field.name != "scores"]
     keys += dict.fromkeys(key for row in rows for key in row if key not in keys)
+    return csv_of(keys, rows)
+
+
+def csv_of(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as comma-separated values, under a line of keys."""
     text = io.StringIO()
     writer = csv.DictWriter(text, keys, lineterminator="\n")
     writer.writeheader()
@@ -147,22 +103,23 @@ def csv_text(runs: Sequence[Summary]) -> str:
     return text.getvalue()
 
 
-def _flat(summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary's object without its nesting."""
+def flat_summary(run: Summary) -> dict[str, Any]:
+    """A summary's object without the nesting of its scores."""
+    summary = summary_object(run)
     scores = summary.pop("scores")
     nested = {f"scores.{judged}.{name}": value for judged, found in scores.items() for name, value in found.items()}
     return {**summary, **nested}
 
 
-def _fitting(runs: Sequence[Summary], console: Console, name_width: int) -> list[Column]:
+def _fitting(grid: Grid, console: Console, name_width: int) -> list[int]:
     """The columns that fit a console side by side."""
-    columns = list(COLUMNS)
+    shown = list(range(len(grid.titles)))
     unbounded = console.options.update(width=1000)
-    for column in sorted(COLUMNS[1:], key=lambda column: column.keep):
-        if console.measure(_rich_table(runs, columns, name_width), options=unbounded).maximum <= console.width:
+    for column in sorted(shown[1:], key=lambda column: grid.keep[column]):
+        if console.measure(_rich_table(grid, shown, name_width), options=unbounded).maximum <= console.width:
             break
-        columns.remove(column)
-    return columns
+        shown.remove(column)
+    return shown
 
 
 def _text(text: str) -> Text:
@@ -170,14 +127,14 @@ def _text(text: str) -> Text:
     return Text(printable(text))
 
 
-def _rich_table(runs: Sequence[Summary], columns: Sequence[Column], name_width: int, plain: bool = False) -> Table:
+def _rich_table(grid: Grid, shown: Sequence[int], name_width: int, plain: bool = False) -> Table:
     table = Table(box=None, padding=(0, 2 if plain else 1, 0, 0), header_style="" if plain else "bold")
-    for column in columns:
-        title = column.title.replace("\n", " ") if plain else column.title
-        if column is COLUMNS[0]:  # names have no bound: they fold
+    for column in shown:
+        title = grid.titles[column].replace("\n", " ") if plain else grid.titles[column]
+        if column == 0:  # names have no bound: they fold
             table.add_column(title, overflow="fold", max_width=name_width)
         else:
-            table.add_column(title, justify=column.align, no_wrap=True)
-    for run in runs:
-        table.add_row(*(_text(column.cell(run)) for column in columns))
+            table.add_column(title, justify=grid.align[column], no_wrap=True)
+    for row in grid.rows:
+        table.add_row(*(_text(row[column]) for column in shown))
     return table

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from wash_hpc.errors import RunFolderError
 from wash_hpc.signals import end_now
@@ -204,6 +205,47 @@ class RunLock:
             f"{self._path.parent}: another run is going on in it, {_describe(seen)} (nothing was touched): wait for "
             "its end, stop it, or choose another run.name"
         )
+
+
+class LockWatch:
+    """What a folder's LOCK says to somebody who only looks, now and again, perhaps from another host.
+
+    Args:
+        folder: a run's.
+        dead_seconds: without a change, by the watcher's own clock, after which a holder elsewhere is dead.
+    """
+
+    def __init__(self, folder: Path, dead_seconds: float = _DEAD_SECONDS) -> None:
+        self._path = folder / LOCK
+        self._dead_seconds = dead_seconds
+        self._seen: _Seen | None = None
+        self._since = 0.0
+        self._has_changed = False
+
+    def look(self) -> Literal["none", "alive", "dead", "unknown"]:
+        """Whether the holder lives; `unknown` until a holder on another host has touched the file or is dead.
+
+        Raises:
+            RunFolderError: LOCK cannot be read.
+        """
+        seen, now = _look(self._path), time.monotonic()
+        if seen is None:
+            self._seen = None
+            return "none"
+        holder = seen.holder
+        if holder is not None and holder.kernel == _this_kernel() and not _is_hidden(holder.process):
+            return "alive" if _start_of(holder.process) == holder.started else "dead"
+        if seen != self._seen:
+            self._has_changed = self._seen is not None
+            self._seen, self._since = seen, now
+        if now - self._since >= self._dead_seconds:
+            return "dead"
+        return "alive" if self._has_changed else "unknown"
+
+    @property
+    def holder(self) -> str:
+        """Who was there when it was last looked at, for people."""
+        return _describe(self._seen)
 
 
 def _describe(seen: _Seen | None) -> str:
