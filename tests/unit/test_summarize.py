@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -55,12 +60,24 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def summarize(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command line in this process, as importing takes seconds; two tests start the tool itself."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+    return subprocess.CompletedProcess([], status, out.getvalue(), err.getvalue())
+
+
+def run_tool(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(TOOL), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
 
 
 def test_a_table_of_all_runs_is_the_default(runs: list[Path]) -> None:
-    result = summarize(*runs)
+    result = run_tool(*runs)
     assert (result.returncode, result.stderr) == (0, "")
     assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == ["run", "one", "two"]
 
@@ -285,3 +302,33 @@ def test_one_broken_run_among_three_hundred_is_named_and_the_others_are_shown(tm
     assert result.returncode == 1
     assert len(result.stdout.splitlines()) == 299 + 2
     assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == [f"{folders[150]}/summary.json"]
+
+
+def in_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
+    """The tool as a person sees it: exit status, and all it writes to a terminal of 100 columns and 30 lines."""
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    pid, terminal = pty.fork()
+    if pid == 0:  # pragma: no cover
+        sized = {"COLUMNS": "100", "LINES": "30", "TERM": "xterm"}
+        os.execve(command[0], command, {**os.environ, **sized, **environment})
+    written = b""
+    while True:
+        try:
+            read = os.read(terminal, 65536)
+        except OSError:  # Linux's word for the end of a terminal
+            break
+        if not read:
+            break
+        written += read
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(status), written.decode()
+
+
+def test_in_a_terminal_follow_is_one_screen_and_no_color_has_no_colours(runs: list[Path]) -> None:
+    status, text = in_terminal(runs[0], "--follow", NO_COLOR="1")
+    assert status == 0
+    assert "step 1/4" in text
+    assert "evaluated at step 1: members" in text
+    assert re.findall(r"\x1b\[(?:\d+;)*[39]\d", text) == []  # colours of the foreground
+    assert "No room for" in text
