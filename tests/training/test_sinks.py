@@ -158,7 +158,9 @@ def test_wandb_sync_sends_each_step_once_over_two_starts(run, tmp_path):
             "WANDB_ERROR_REPORTING": "false",
         }
         command = [str(Path(sys.executable).with_name("wandb")), "sync", str(copy)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120, check=False
+        )
     assert done.returncode == 0, done.stderr
     lines = [line for sent in server.files for line in lines_of(sent, "wandb-history.jsonl")]
     rows = [json.loads(line) for line in lines]
