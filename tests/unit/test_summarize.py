@@ -304,6 +304,24 @@ def test_one_broken_run_among_three_hundred_is_named_and_the_others_are_shown(tm
     assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == [f"{folders[150]}/summary.json"]
 
 
+def test_alarms_stand_under_the_table_and_not_in_json(runs: list[Path]) -> None:
+    write_summary(runs[1], replace(SUMMARY, name="two", soup_accuracy=0.9))
+    result = summarize(*runs)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1].startswith("two: the soup has ended 7.7 points under its ensemble. Try ")
+    assert "under its ensemble" not in summarize(*runs, "--json").stdout
+    assert "under its ensemble" not in summarize(*runs, "--no-alarms").stdout
+
+
+def test_a_run_whose_metrics_were_not_kept_is_shown_and_one_with_damaged_metrics_is_named(runs: list[Path]) -> None:
+    (runs[0] / "metrics/0000.h5").unlink()
+    (runs[1] / "metrics/0000.h5").write_bytes(b"no HDF5")
+    result = summarize(*runs)
+    assert result.returncode == 1
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:3]] == ["one", "two"]
+    assert [line.split(":")[1] for line in result.stderr.splitlines()] == [f" {runs[1]}/metrics/0000.h5"]
+
+
 def in_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
     """The tool as a person sees it: exit status, and all it writes to a terminal of 100 columns and 30 lines."""
     command = [sys.executable, str(TOOL), *map(str, arguments)]
