@@ -32,7 +32,7 @@ whole. checkpoint.every_steps=N writes one every N steps while the run goes on, 
 TRAIN_KEYS = """\
 Any key of the configuration can be given as key=value, as in
   method.name=wash method.p=0.01 method.schedule=decreasing train.epochs=10 run.seed=1 run.name=try-1
-The keys, their defaults and what they mean are one page: wash_hpc/config.py; a run's own are in its config.yaml."""
+The keys, their defaults and what they mean are one page: docs/configuration.md; a run's own are in its config.yaml."""
 
 SOUP = """\
 Of a run: average the members in RUN/members, recompute normalisation statistics on training images, judge the result

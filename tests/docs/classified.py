@@ -29,6 +29,8 @@ RUN_AS = {
     "make demo": f"make -o setup demo DEMO_ARGS='{SMALL}'",
     'DEMO_ARGS="run.seed=1" make demo': "",
     'DEMO_ARGS="run.seed=S" make demo': "",
+    "wash-hpc completion fish > ~/.config/fish/completions/wash-hpc.fish": "wash-hpc completion fish > wash-hpc.fish",
+    "wash-hpc soup a.pt b.safetensors --output mean.safetensors": "wash-hpc soup a.pt c.safetensors --output 2.safetensors",
     "python tools/draw_wash.py": "python tools/draw_wash.py --output how_wash_works.png",
     "python tools/landscape.py runs/first": "mpirun -n 2 python tools/landscape.py runs/first --parts lines,distance "
     "--images 8 --points 3 evaluate.statistics_images=8",
@@ -96,11 +98,14 @@ ELSEWHERE = {
     ),
     "tests/unit/test_reference.py::test_the_check_fails_where_a_page_is_stale_and_writes_nothing": (
         "python tools/make_reference.py",
+        "make reference",
     ),
     "tests/unit/test_audit.py::test_a_vulnerability_counts_unless_it_is_ignored_by_any_of_its_names": ("make audit",),
     "tests/unit/test_golden.py::test_draws_have_the_digests_of_the_golden_file": (
         "WASH_REWRITE_GOLDEN=1 tools/run_tests.sh tests/parallel/test_golden.py tests/unit/test_golden.py",
     ),
+    "tests/training/test_sinks.py::test_tensorboard_reads_each_step_once": ("tensorboard --logdir runs",),
+    "tests/training/test_sinks.py::test_wandb_sync_sends_each_step_once": ("wandb sync runs/seen/wandb/offline-run-*",),
     "tests/slurm/test_slurm_sweep.py::test_the_smoke_test_passes_on_two_nodes_and_its_run_can_be_judged_again": (
         "sbatch slurm/smoke.sh",
     ),
@@ -137,6 +142,7 @@ NOT_HERE = {
         "make test",
         "make lint test",
         "make setup",
+        "pip install 'wash_hpc[tensorboard,wandb]'",
         "tools/run_tests.sh tests/unit/test_shuffle_draw.py",
         'tools/run_tests.sh tests/parallel -k "exchange and 3"',
         "FUZZ_EXAMPLES=20000 tools/run_tests.sh tests/fuzz",
@@ -210,9 +216,10 @@ NOT_HERE = {
 
 NOT_COMMANDS = {
     "README.md": r"(run|demo-\w+)  .*",
+    "docs/ecosystem.md": r"2026-\d\d-.*",
     "docs/design.md": r"(errors clock|<- |(data|member|method|observer|checkpoints)  |as its|replicas as|write the).*",
 }
 """By page: lines of indented blocks that are what a command prints, or a picture."""
 
-IMPORTS_ONLY = ("model.load_state_dict",)
+IMPORTS_ONLY = ("model.load_state_dict", "runs/NAME")
 """What is in blocks of Python that use names of the reader's: compiled, and their imports tried."""

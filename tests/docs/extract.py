@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = re.compile(
-    r"wash-hpc|mpirun|srun|sbatch|scancel|scontrol|sinfo|sacctmgr|python|pip|make|tools/run_tests\.sh|source|git|nice|touch|"
-    r"apptainer|enroot|mksquashfs|nvidia-smi|strace|tensorboard|wandb|jupyter|export|eval|ls|cat|tail"
+    r"wash-hpc|mpirun|srun|sbatch|scancel|scontrol|sinfo|sacctmgr|python|pip|make|tools/run_tests\.sh|source|git|nice|"
+    r"apptainer|enroot|mksquashfs|nvidia-smi|strace|tensorboard|wandb|jupyter|export|eval|touch|ls|cat|tail"
 )
 """First words by which an inline span of code is known as a command."""
 
@@ -30,7 +30,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: fenced, with its language, or indented by four spaces, with none."""
+    """A block of code: fenced, with its language, or indented by four spaces, with none but Python's."""
 
     line: int
     language: str
@@ -57,7 +57,8 @@ def split_page(text: str) -> tuple[list[Block], str]:
         elif lines[at].startswith("    ") and (at == 0 or not lines[at - 1].strip()):
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
                 end += 1
-            blocks.append(Block(at + 1, "", tuple(line[4:] for line in lines[at:end])))
+            language = "python" if re.match(r"    (import|from) \w", lines[at]) else ""
+            blocks.append(Block(at + 1, language, tuple(line[4:] for line in lines[at:end])))
         else:
             end += 1
             prose.append(lines[at])

@@ -19,7 +19,7 @@ from tests.docs.extract import Command, commands_of, pages, split_page
 from tests.support import WARM_PYTHON
 
 PAGES = [str(page) for page in pages()]
-RUN_HERE = re.compile(r"(mpirun (--bind-to none )?-n \d+ )?(wash-hpc|python)( |$)|source |ls |git log")
+RUN_HERE = re.compile(r"(mpirun -n \d+ (--[a-z -]+ )?)?(wash-hpc|python)( |$)|source |ls |eval ")
 ARGUMENT = r"( (\[?[A-Z]+(\.\.\.)?\]?|\.\.\.|key=value|[\w.]+=\.\.\.|\[?--[\w-]+( [a-z]+)?\]?))"
 MENTION = re.compile(
     rf"((mpirun )?wash-hpc|python \w+\.py)( [a-z]+)?{ARGUMENT}*|python tools/\w+\.py( [a-z]+)?{ARGUMENT}+"

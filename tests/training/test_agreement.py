@@ -101,36 +101,51 @@ def test_what_differs_is_refused_by_train_evaluate_and_soup_and_a_processor_is_n
     refuse(tmp_path, comm, [], r"rank 1: optimizer\.lr 0\.5, the others 0\.05; expected")
 
 
-METHOD = """
+OWN = """
 import sys
+import numpy as np
+from torch import nn
+import wash_hpc.data, wash_hpc.methods, wash_hpc.models
 from wash_hpc.__main__ import main
-from wash_hpc.methods import Method, register
+from wash_hpc.data.arrays import ArraySet, Images
 
-@register("mine")
-class Mine(Method):
+@wash_hpc.methods.register("mine")
+class Mine(wash_hpc.methods.Method):
     def after_step(self, step):
         self.flat.values.mul_({factor})
+
+@wash_hpc.models.register("net")
+def net(image_shape, num_classes, width):  # torch's own class: the function's file counts
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+
+@wash_hpc.data.register("zeros")
+def zeros(config):
+    images = Images(np.zeros((64, 1, 8, 8), np.uint8), np.arange(64) % 2)
+    return ArraySet(images, None, images, 2, (0.5,), (0.5,))
 
 sys.exit(main())
 """
 
 
-def test_a_method_of_ones_own_that_has_another_source_on_some_ranks_is_refused(tmp_path):
+def test_a_method_model_or_data_set_of_ones_own_that_has_another_source_on_some_ranks_is_refused(tmp_path):
     """Two programs in one job: as one host's copy of the file would be."""
     files = []
     for factor in ("1.0", "0.5"):
         file = tmp_path / f"of_{factor}" / "mine.py"
         file.parent.mkdir()
-        file.write_text(METHOD.replace("{factor}", factor))
+        file.write_text(OWN.replace("{factor}", factor))
         files.append(file)
     config = tmp_path / "c.yaml"
     config.write_text("{}\n")
     train = ["train", str(config), *TINY, f"run.dir={tmp_path}/runs", "run.name=mine", "method.name=mine"]
+    train += ["model.name=net", "data.name=zeros"]
     train.remove("method.p=0.3")
     python = [sys.executable, str(files[0]), *train], [sys.executable, str(files[1]), *train]
     done = mpirun(2, *python[0], ":", "-n", "1", *python[1])
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("wash_hpc: error: ") == 1
     assert "the ranks of this job are not alike: rank 2: the source of method mine " in done.stderr
+    assert "rank 2: the source of what builds model net " in done.stderr
+    assert "rank 2: the source of data zeros " in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
