@@ -30,7 +30,8 @@ RUN_AS = {
     'DEMO_ARGS="run.seed=1" make demo': "",
     'DEMO_ARGS="run.seed=S" make demo': "",
     "wash-hpc completion fish > ~/.config/fish/completions/wash-hpc.fish": "wash-hpc completion fish > wash-hpc.fish",
-    "wash-hpc soup a.pt b.safetensors --output mean.safetensors": "wash-hpc soup a.pt c.safetensors --output 2.safetensors",
+    "wash-hpc soup a.pt b.safetensors --output mean.safetensors": "wash-hpc soup a.pt c.safetensors "
+    "--output of_two.safetensors",
     "python tools/draw_wash.py": "python tools/draw_wash.py --output how_wash_works.png",
     "python tools/landscape.py runs/first": "mpirun -n 2 python tools/landscape.py runs/first --parts lines,distance "
     "--images 8 --points 3 evaluate.statistics_images=8",
@@ -106,6 +107,16 @@ ELSEWHERE = {
     ),
     "tests/training/test_sinks.py::test_tensorboard_reads_each_step_once": ("tensorboard --logdir runs",),
     "tests/training/test_sinks.py::test_wandb_sync_sends_each_step_once": ("wandb sync runs/seen/wandb/offline-run-*",),
+    "tests/training/test_sweep.py::test_the_same_command_goes_on": (
+        "wash-hpc sweep configs/sweeps/digits_p.yaml",
+        "wash-hpc sweep configs/sweeps/digits_p.yaml --report",
+    ),
+    "tests/slurm/test_slurm_sweep.py::test_a_sweep_trains": (
+        "wash-hpc sweep configs/sweeps/digits_p.yaml --slurm",
+        'wash-hpc sweep FILE --slurm --sbatch="--time=2:00:00 --gpus-per-node=0" --at-once 4',
+        'wash-hpc sweep FILE --slurm --sbatch="--nodes=2 --ntasks-per-node=4 --gpus-per-node=4"',
+        'wash-hpc sweep FILE --slurm --sbatch-report="--partition=cpu"',
+    ),
     "tests/slurm/test_slurm_sweep.py::test_the_smoke_test_passes_on_two_nodes_and_its_run_can_be_judged_again": (
         "sbatch slurm/smoke.sh",
     ),

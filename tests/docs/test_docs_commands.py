@@ -68,11 +68,14 @@ def test_a_test_that_is_said_to_run_commands_is_there(test):
 
 
 def test_what_is_mentioned_of_a_command_is_there():
-    commands, line = re.compile(r'add_parser\(\s*"(\w+)"'), Path("wash_hpc/__main__.py").read_text()
+    commands, package = (
+        re.compile(r'add_parser\(\s*"(\w+)"'),
+        "".join(map(Path.read_text, Path("wash_hpc").glob("*.py"))),
+    )
     for page in PAGES:
         for command in filter(is_mention, commands_of(Path(page))):
             words = re.sub(r"[\[\]]|^mpirun ", "", command.text).split()
-            source = Path(words[1]).read_text() if words[1].startswith("tools/") else line
+            source = Path(words[1]).read_text() if words[1].startswith("tools/") else package
             if words[0] == "wash-hpc" and words[1] != "COMMAND":
                 assert words[1] in commands.findall(source), command
             for option in (word for word in words if word.startswith("--") and word != "--help"):
