@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""The command line: train, evaluate, soup, plan, tune, requeue, doctor. Parses, calls and prints; no more."""
+"""The command line: train, evaluate, soup, plan, sweep, tune, requeue, doctor. Parses, calls and prints; no more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from wash_hpc.completion import add_completion, complete
 from wash_hpc.errors import WashError, printable
 from wash_hpc.parallel import end_command, require_mpi, require_ranks, start_mpi, wait_at_exit
 from wash_hpc.signals import Signals
+from wash_hpc.sweep_options import add_sweep
 from wash_hpc.usage import (
     DESCRIPTION,
     EXAMPLES,
@@ -150,6 +151,12 @@ def _tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from wash_hpc.sweep_command import sweep
+
+    return sweep(options, _print)
+
+
 def _requeue(options: argparse.Namespace) -> int:
     from wash_hpc.requeue import requeue
 
@@ -205,6 +212,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
     _add_soup(commands)
     _add_plan(commands)
+    add_sweep(commands).set_defaults(run=_sweep)
 
     tune = commands.add_parser(
         "tune", help="find how many JPEG files the GPU's own decoder should take here", description=TUNE

@@ -12,6 +12,8 @@ EXAMPLES = """\
 a first run, on a laptop:
   mpirun -n 4 --oversubscribe --bind-to none wash-hpc train configs/digits_wash.yaml
   wash-hpc evaluate runs/digits_wash
+a grid of runs:
+  wash-hpc sweep configs/sweeps/digits_p.yaml
 on a cluster:
   wash-hpc plan configs/imagenet_resnet50_wash.yaml --members 4
   sbatch slurm/imagenet_resnet50.sh
@@ -76,3 +78,18 @@ The last line of a job script: put the job back into the queue where its run was
 preempted, or was lost with a node, and has left a checkpoint beyond the one from which this start began. Not where it
 has finished, met wrong input or was stopped by a person. Exits with N, or with 1 where N is 0 and the run has not
 finished, as mpirun may leave it."""
+
+SWEEP = """\
+Train the runs that FILE describes (docs/sweeps.md), in run.dir/NAME/RUN, one after the other under mpirun, and put
+those that have finished into one table, run.dir/NAME.csv and run.dir/NAME.html. Runs that have finished are not trained
+again, those that were stopped go on; one that is there with another configuration is refused before anything starts,
+and one that fails is named at the end. Ctrl-C stops the run that goes on, with a checkpoint; the same command continues
+it."""
+
+SWEEP_EXAMPLES = """\
+examples:
+  wash-hpc sweep configs/sweeps/digits_p.yaml --list
+  wash-hpc sweep configs/sweeps/digits_p.yaml --only 'p_0.1-*' train.steps=50 run.name=look
+  wash-hpc sweep FILE --slurm --sbatch="--time=2:00:00 --partition=gpu" --at-once 4
+
+exit status: 0 all runs have finished, or are submitted; 1 some have not, each named; 2 wrong input; 130 interrupted."""

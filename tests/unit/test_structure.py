@@ -13,8 +13,8 @@ PACKAGE = Path("wash_hpc")
 
 # Lower may not import higher; see docs/design.md.
 LEVELS = [
-    {"errors", "clock", "seeds", "signals", "startup", "usage"},
-    {"config", "config_text", "method_kinds", "ranges", "slurm"},
+    {"errors", "clock", "seeds", "signals", "startup", "usage", "sweep_options", "launch"},
+    {"config", "config_text", "method_kinds", "ranges", "slurm", "sweep"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs", "machine", "completion", "rates"},
     {"report", "methods", "optimizer", "cuda_graph", "member"},
@@ -31,8 +31,21 @@ LEVELS = [
         "stalls",
     },
     {"observe", "checkpoints", "survey"},
-    {"train", "predict", "data_facts", "traffic", "method_cost", "memory", "doctor", "basin", "tune", "requeue"},
-    {"finished", "plan_report", "evaluate_report"},
+    {
+        "train",
+        "predict",
+        "data_facts",
+        "traffic",
+        "method_cost",
+        "memory",
+        "doctor",
+        "basin",
+        "tune",
+        "requeue",
+        "sweep_runs",
+        "sweep_slurm",
+    },
+    {"finished", "plan_report", "evaluate_report", "sweep_command"},
     {"landscape"},
     {"__main__"},
 ]

@@ -60,9 +60,7 @@ def find_finished(config: Config) -> Summary | None:
     folder = config.folder
     if config.checkpoint.resume == "never" or not (folder / "summary.json").is_file():
         return None
-    changed = [
-        change for change in changed_keys(load_run_config(folder), config) if not change.startswith(_CHANGE_NO_RESULT)
-    ]
+    changed = changes_of_result(load_run_config(folder), config)
     if not changed:
         return read_summary(folder)
     if any(change.startswith(_LENGTH) for change in changed) and last_manifest(folder) is not None:
@@ -140,6 +138,11 @@ def create_folder(config: Config, start: Manifest | None = None) -> list[str]:
     put_aside(folder, 0 if start is None else start.step)
     write_atomically(folder / "config.yaml", dump_config(config))
     return notes
+
+
+def changes_of_result(before: Config, after: Config) -> list[str]:
+    """What differs between two configurations and may change what a run comes to."""
+    return [change for change in changed_keys(before, after) if not change.startswith(_CHANGE_NO_RESULT)]
 
 
 def changed_keys(before: Config, after: Config) -> list[str]:

@@ -1,0 +1,191 @@
+"""The runs of a sweep on this machine: what is there of each, training those that are not finished, and the report.
+
+Each run is `wash-hpc train` under mpirun, one after the other. What continues, stops and locks a run is the run's own.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wash_hpc.config import Config, load_run_config
+from wash_hpc.errors import RunFolderError, WashError
+from wash_hpc.launch import launcher_words, run_ranks
+from wash_hpc.report.summarize import main as summarize
+from wash_hpc.storage.kept import last_manifest
+from wash_hpc.storage.run_folder import changes_of_result
+from wash_hpc.storage.run_lock import LOCK
+from wash_hpc.sweep import Run, Sweep
+
+Say = Callable[[str], object]
+MISSING, STOPPED, FINISHED, OTHER = "missing", "stopped", "finished", "other configuration"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is there of a run.
+
+    Attributes:
+        kind: MISSING, STOPPED (or going on, or killed), FINISHED or OTHER.
+        why: of OTHER: keys that differ, or what else is wrong; of STOPPED: up to where it came.
+        has_finished: with whatever configuration.
+    """
+
+    kind: str
+    why: str = ""
+    has_finished: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}{' ' * bool(self.why)}{self.why}" if self.kind == STOPPED else self.kind
+
+
+def look(folder: Path, config: Config) -> State:
+    """What is there of a run that is to have this configuration. Touches nothing.
+
+    Raises:
+        RunFolderError: the folder is no run's.
+    """
+    if not (folder / "config.yaml").is_file():
+        if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
+            raise RunFolderError(f"{folder}: exists and is no run (nothing was touched); choose another run.name")
+        return State(MISSING)
+    has_finished = (folder / "summary.json").is_file()
+    try:
+        before = load_run_config(folder)
+        # Where it lies, as another folder's name for it, makes no other run of it.
+        config = replace(config, run=replace(config.run, dir=before.run.dir))
+        changes = ", ".join(changes_of_result(before, config))
+        manifest = None if has_finished or changes else last_manifest(folder)
+    except WashError as error:  # of another version, or damaged
+        return State(OTHER, str(error), has_finished)
+    if changes:
+        return State(OTHER, changes, has_finished)
+    if has_finished:
+        return State(FINISHED, "", has_finished)
+    return State(STOPPED, "without a checkpoint" if manifest is None else f"at step {manifest.step}")
+
+
+def look_at(sweep: Sweep, run: Run) -> State:
+    """`look`, for a run of a sweep."""
+    return look(sweep.folder / run.name, sweep.load(run))
+
+
+def require_same(folder: Path, state: State) -> None:
+    """Refuse a run that is there with another configuration: it is not ours to remove or to go on with.
+
+    Raises:
+        RunFolderError: what differs, and what to do.
+    """
+    if state.kind == OTHER:
+        how = "has finished" if state.has_finished else "was begun"
+        raise RunFolderError(
+            f"{folder} {how} with another configuration (nothing was touched): {state.why}. Give these runs another "
+            f"name, as in run.name={folder.parent.name}-2, or remove {folder}"
+        )
+
+
+def train_in_turn(sweep: Sweep, runs: Sequence[Run], launcher: str, say: Say) -> list[str]:
+    """Train what has not finished, one run after the other; a run that fails does not keep the next from starting.
+
+    Args:
+        sweep: the sweep.
+        runs: some of its runs.
+        launcher: of ranks, with `{ranks}` in it.
+        say: is given what a user is told, line by line.
+
+    Returns:
+        The names of the runs that are not finished by then.
+
+    Raises:
+        WashError: before anything starts: a run is there with another configuration, or there is no launcher.
+        KeyboardInterrupt: after the ranks of the run that went on have ended.
+    """
+    for run in runs:
+        launcher_words(launcher, run.ranks)
+        require_same(sweep.folder / run.name, look_at(sweep, run))
+    failed, pace = [], _Pace(len(runs))
+    for number, run in enumerate(runs, 1):
+        say(f"\n[{number}/{len(runs)}] {run.name}{pace.left(number)}")
+        begun = time.monotonic()
+        try:
+            was_there, status = _train(sweep, run, launcher, say)
+        except WashError as error:  # somebody else has trained it meanwhile
+            sys.stderr.write(f"wash_hpc: {error}\n")
+            was_there, status = True, 2
+        if status:
+            failed.append(run.name)
+            say(f"      {run.name} has ended with status {status}")
+        pace.note(None if was_there else time.monotonic() - begun)
+    return failed
+
+
+class _Pace:
+    """How long the rest will take, from the runs that were trained so far."""
+
+    def __init__(self, num_runs: int) -> None:
+        self._num_runs = num_runs
+        self._seconds: list[float] = []
+
+    def note(self, seconds: float | None) -> None:
+        """A run took so long; None: it was there before."""
+        if seconds is not None:
+            self._seconds.append(seconds)
+
+    def left(self, number: int) -> str:
+        """To be put behind the name of a run; empty where nothing is known yet."""
+        if not self._seconds:
+            return ""
+        seconds = sum(self._seconds) / len(self._seconds) * (self._num_runs - number + 1)
+        return f"   (about {_in_words(seconds)} left, as the runs before took)"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _train(sweep: Sweep, run: Run, launcher: str, say: Say) -> tuple[bool, int]:
+    """Train one run, unless it is there: whether it was, and the exit status; 0: it has finished."""
+    folder = sweep.folder / run.name
+    state = look_at(sweep, run)
+    require_same(folder, state)
+    if state.kind == FINISHED:
+        say(f"      {folder} has finished before with this configuration")
+        return True, 0
+    if state.kind == STOPPED:
+        say(f"      {folder} has not finished: it is there {state.why}, and goes on")
+    bar = "bar" if sys.stderr.isatty() else "lines"  # ranks under a launcher cannot see that somebody is looking
+    progress = [] if any(word.startswith("log.progress=") for word in sweep.common) else [f"log.progress={bar}"]
+    command = [*launcher_words(launcher, run.ranks), "wash-hpc", "train", str(sweep.config)]
+    command += [*sweep.arguments(run), *progress, "checkpoint.resume=auto"]
+    say(f"      {shlex.join(command)}")
+    status = run_ranks(command, run.ranks)
+    return False, status if status or (folder / "summary.json").is_file() else 1
+
+
+def report(sweep: Sweep, runs: Sequence[Run], say: Say) -> int:
+    """Put the runs that have finished into one table, `FOLDER.csv` and `FOLDER.html`; name those that have not.
+
+    Returns:
+        How many are not in the table.
+    """
+    states = [look_at(sweep, run) for run in runs]
+    finished = [run for run, state in zip(runs, states, strict=True) if state.kind == FINISHED]
+    missing = [f"{run.name}: {state}" for run, state in zip(runs, states, strict=True) if state.kind != FINISHED]
+    if finished:
+        table, page = (sweep.folder.with_name(sweep.folder.name + ending) for ending in (".csv", ".html"))
+        say("")
+        folders = [str(sweep.folder / run.name) for run in finished]
+        status = summarize([*folders, "--csv", str(table), "--html", str(page)])
+        say(f"\n{len(finished)} of {len(runs)} runs have finished. Table: {table}; curves: {page}")
+        if status:
+            raise WashError(f"{table}, {page} or the table could not be made as they should be, as said above")
+    for line in missing:
+        sys.stderr.write(f"wash_hpc: not in the table: {line}\n")
+    return len(missing)
