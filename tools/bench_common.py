@@ -17,20 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone that is not installed
+
+from wash_hpc.launch import ON_ONE_MACHINE
+
 WARM_UP = 3  # rounds that are not counted: they connect the ranks and touch the buffers for the first time
 
 Figures = dict[str, Any]
-
-
-ON_ONE_MACHINE = {
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    "PRTE_MCA_hwloc_default_binding_policy": "none",
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-    "OMP_NUM_THREADS": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-}
-"""What more ranks than cores need of Open MPI, as in mpi_env.sh, for who has not sourced it."""
 
 
 def start_ranks(num_ranks: int, script: str, arguments: list[str]) -> Figures:

@@ -27,10 +27,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench_common import ON_ONE_MACHINE, Figures, describe_machine, seconds_of, start_ranks
+from bench_common import Figures, describe_machine, seconds_of, start_ranks
 from PIL import Image
 
 from wash_hpc.data.folder import scan_splits
+from wash_hpc.launch import ON_ONE_MACHINE
 from wash_hpc.parallel import start_mpi
 from wash_hpc.storage.metrics import read_metrics
 

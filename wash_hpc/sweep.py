@@ -156,15 +156,8 @@ def require_runs(sweep: Sweep, runs: Sequence[Run]) -> None:
 
 
 def as_override(key: str, value: Any) -> str:
-    """`key=value` that reads back as this value.
-
-    Raises:
-        ConfigError: there is no such text.
-    """
-    text = _plain(value) if isinstance(value, str) else json.dumps(value)
-    if "\n" in text or "\r" in text:
-        raise ConfigError(f"{key}: expected a value of one line")
-    return f"{key}={text}"
+    """`key=value`, of one line, that reads back as this value."""
+    return f"{key}={_plain(value) if isinstance(value, str) else _flow(value)}"
 
 
 def _expand(file: Path, given: dict[str, Any], overrides: Sequence[str]) -> Sweep:
@@ -304,4 +297,15 @@ def _plain(text: str) -> str:
         is_plain = OmegaConf.from_dotlist([f"x={text}"]).x == text
     except Exception:  # noqa: BLE001  PyYAML's many errors: what it cannot read needs the marks
         is_plain = False
-    return text if is_plain and text else json.dumps(text)
+    return text if is_plain and text else _flow(text)
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line; texts in quotation marks, in ASCII, as no other form is safe in all of them."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return '"' + "".join(one if " " <= one <= "~" and one not in '"\\' else f"\\U{ord(one):08X}" for one in value) + '"'

@@ -63,9 +63,9 @@ def test_rows_that_have_finished_are_not_trained_again(runs, first):
     assert not (runs / "compare_digits" / "sparta").exists()
 
 
-def test_ctrl_c_ends_the_ranks_and_the_unfinished_row_is_trained_anew(runs):
+def test_ctrl_c_ends_the_ranks_with_a_checkpoint_from_which_the_same_command_goes_on(runs):
     arguments = [f"run.dir={runs}", "run.name=stopped", *TINY, "--only", "independent"]
-    long = ["train.steps=1000000"]
+    long = ["train.steps=400", "log.every_steps=2"]
     command = [sys.executable, "tools/compare.py", *arguments, *long]
     # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -80,9 +80,16 @@ def test_ctrl_c_ends_the_ranks_and_the_unfinished_row_is_trained_anew(runs):
     assert process.returncode == 130
     assert "stopped; the same command goes on" in said
     assert ranks_of(runs / "stopped") == []
-    again = compare(runs, "run.name=stopped", "--only", "independent")
+    other = compare(runs, "run.name=stopped", "--only", "independent", "train.steps=300")
+    assert other.returncode == 2
+    assert (
+        "independent was begun with another configuration (nothing was touched): train.steps: 400 -> 300"
+        in other.stderr
+    )
+    again = compare(runs, "run.name=stopped", "--only", "independent", *long)
     assert again.returncode == 0, again.stderr
-    assert f"(removing {runs}/stopped/independent: it has not finished)" in again.stdout
+    assert "independent has not finished: it is there at step " in again.stdout
+    assert "step 2/400" not in again.stdout
 
 
 def ranks_of(folder: Path) -> list[str]:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wash_hpc.config import dump_config, load_config
-from wash_hpc.errors import WashError
+from wash_hpc.config import load_config
 from wash_hpc.methods import method_names
 from wash_hpc.storage.run_folder import changed_keys
 
@@ -64,29 +63,6 @@ def test_papa_all_averages_several_times_where_there_are_epochs_for_it(steps_of_
     assert load_config(file, row.overrides).method.every == every
 
 
-def test_a_run_that_has_finished_is_kept_whatever_its_configuration(tmp_path):
-    config = load_config(CONFIGS[0], ["train.steps=5"])
-    run = tmp_path / "run"
-    assert not compare._has_finished(run, config)
-    run.mkdir()
-    assert not compare._has_finished(run, config)  # stopped before it wrote anything
-    (run / "photo.jpg").touch()
-    with pytest.raises(WashError, match="exists and is no run"):
-        compare._has_finished(run, config)
-    (run / "config.yaml").write_text(dump_config(config))
-    assert not compare._has_finished(run, config)
-    (run / "summary.json").write_text("{}")
-    assert compare._has_finished(run, config)
-    elsewhere = ["train.steps=5", "run.threads=7", "run.dir=/elsewhere", "parallel.device=cpu"]
-    assert compare._has_finished(run, load_config(CONFIGS[0], elsewhere))
-    other = load_config(CONFIGS[0], ["train.steps=6", "log.every_steps=1"])
-    with pytest.raises(WashError, match=r"another configuration .*train.steps: 5 -> 6\. .*run.name=.*-2, or remove"):
-        compare._has_finished(run, other)
-    (run / "config.yaml").write_text("run: {old: 1}\n")
-    with pytest.raises(WashError, match="'old' not in"):
-        compare._has_finished(run, config)
-
-
 def test_without_mpirun_it_says_where_to_get_it(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "")
     assert compare.main([]) == 2
@@ -96,7 +72,7 @@ def test_without_mpirun_it_says_where_to_get_it(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--only", "wash,wasch"], "--only wasch: there is no such row; there are independent, wash, wash_opt"),
+        (["--only", "wash,wasch"], "--only wasch: there is no such run; did you mean wash?"),
         (["method.name=papa"], "method.name=papa: each row has a method and options of its own"),
         (["method.p=2"], "method.p=2.0: expected a probability"),
         (["train.steps=null"], "train.steps=null: expected the number of steps"),
