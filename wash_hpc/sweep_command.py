@@ -61,7 +61,7 @@ def _list(plan: Sweep, chosen: Sequence[tuple[int, Run]], say: Say) -> int:
 
 def _train(plan: Sweep, runs: Sequence[Run], launcher: str, say: Say) -> int:
     """Train what has not finished, then report, also after Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
     try:
         failed = train_in_turn(plan, runs, launcher, say)
@@ -69,6 +69,8 @@ def _train(plan: Sweep, runs: Sequence[Run], launcher: str, say: Say) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nwash_hpc: stopped; the same command goes on with the runs that are missing\n")
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     say(f"{len(runs) - missing} of {len(runs)} runs are there after {time.monotonic() - begun:.0f} s")
     for name in failed:
         sys.stderr.write(f"wash_hpc: {name} has failed; its messages are above\n")

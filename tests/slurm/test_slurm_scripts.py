@@ -134,32 +134,34 @@ def launched(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout.strip().removeprefix("start -n 6 wash-hpc train ")
 
 
-def test_tasks_of_a_sweep_are_all_pairs_of_values_and_seeds(echo: dict[str, str]) -> None:
-    settings = {**echo, "KEY": "method.name", "VALUES": "wash papa", "SEEDS": "3 4", "CONFIG": "configs/smoke.yaml"}
-    for task, (seed, name) in enumerate([(3, "wash"), (3, "papa"), (4, "wash"), (4, "papa")]):
-        done = run(["bash", ROOT / "slurm/sweep.sh", "a=b"], SLURM_ARRAY_TASK_ID=str(task), **settings)
+@pytest.fixture
+def sweep_echo(echo: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """As `echo`, with the real command for what is asked of it, on a sweep of two runs of six ranks."""
+    code = "from wash_hpc.__main__ import main; import sys; sys.exit(main())"
+    (tmp_path / "bin/wash-hpc").write_text(f'#!/bin/sh\n[ "$1" = requeue ] || exec {sys.executable} -c "{code}" "$@"\n')
+    (tmp_path / "two.yaml").write_text(
+        "config: configs/smoke.yaml\nranks: 6\nvariants: {a: {data.path: two words}, b: {train.mixup: [0, 1]}}\n"
+    )
+    return {**echo, "PYTHONPATH": str(ROOT)}
+
+
+def test_a_task_of_a_sweep_trains_its_run_and_continues_it(sweep_echo: dict[str, str], tmp_path: Path) -> None:
+    for task, own in enumerate(["data.path=two words", "train.mixup=[0, 1]"]):
+        command = ["bash", ROOT / "slurm/sweep.sh", tmp_path / "two.yaml", "train.steps=5"]
+        done = run(command, SLURM_ARRAY_TASK_ID=str(task), **sweep_echo)
         assert launched(done) == (
-            f"configs/smoke.yaml checkpoint.resume=auto run.seed={seed} a=b method.name={name} run.dir=runs "
-            f"run.name=sweep-{task}-{name}-seed_{seed}"
+            f"configs/smoke.yaml checkpoint.resume=auto train.steps=5 {own} run.dir=runs/two run.name={'ab'[task]}"
         )
 
 
-def test_a_sweep_without_seeds_takes_the_configurations_own_and_names_of_runs_are_names_of_folders(
-    echo: dict[str, str],
-) -> None:
-    settings = {**echo, "KEY": "train.mixup", "VALUES": "[0,1] [0.1]", "SEEDS": "", "NAME": "mix"}
-    first, second = (
-        launched(run(["bash", ROOT / "slurm/sweep.sh"], SLURM_ARRAY_TASK_ID=task, **settings)) for task in "01"
-    )
-    assert first.endswith("train.mixup=[0,1] run.dir=runs run.name=mix-0-_0_1_")
-    assert second.endswith("train.mixup=[0.1] run.dir=runs run.name=mix-1-_0.1_")
-    assert "run.seed" not in first
-
-
-def test_a_task_beyond_a_sweeps_runs_says_how_many_there_are(echo: dict[str, str]) -> None:
-    done = run(["bash", ROOT / "slurm/sweep.sh"], SLURM_ARRAY_TASK_ID="6", **echo)
-    assert done.returncode == 2
-    assert "make 6 runs, so there is none for task 6: sbatch --array=0-5" in done.stderr
+def test_a_task_of_a_sweep_that_cannot_be_trained_launches_nothing(sweep_echo: dict[str, str], tmp_path: Path) -> None:
+    command = ["bash", ROOT / "slurm/sweep.sh", tmp_path / "two.yaml"]
+    beyond = run(command, SLURM_ARRAY_TASK_ID="2", **sweep_echo)
+    assert (beyond.returncode, beyond.stdout) == (2, "")
+    assert "--task 2: there are 2 runs, 0 to 1" in beyond.stderr
+    other = run(command, SLURM_ARRAY_TASK_ID="0", **{**sweep_echo, "SLURM_NTASKS": "4"})
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "a: ranks: 6, and this job has 4 tasks" in other.stderr
 
 
 def test_evaluate_says_that_it_needs_a_run(echo: dict[str, str]) -> None:

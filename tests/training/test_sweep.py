@@ -1,0 +1,110 @@
+"""`wash-hpc sweep` on real ranks: stopped by Ctrl-C and continued, one run that fails, what has finished is skipped."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support import TINY
+from wash_hpc.__main__ import main
+
+STEPS = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds a sweep of three runs, of which the last has to fail: there are no such data."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "tiny.yaml").write_text("{}\n")
+    common = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in TINY)}
+    content = {
+        "config": str(folder / "tiny.yaml"),
+        "name": "grid",
+        "ranks": 2,
+        "common": {**common, "run.dir": str(folder), "train.steps": STEPS, "log.every_steps": 2},
+        "variants": {
+            "wash": {"grid": {"method.p": [0.3]}},
+            "alone": {"method.name": "independent", "ranks": 1},
+            "broken": {"data.name": "cifar10", "data.path": "/nowhere"},
+        },
+        "grid": {"run.seed": [3]},
+    }
+    content["common"]["log.progress"] = "lines"
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def interrupted(folder: Path) -> str:
+    """What a sweep says whose first run is stopped by Ctrl-C."""
+    # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = ["wash-hpc", "sweep", str(folder / "sweep.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
+        assert process.stdout is not None
+        while " loss " not in process.stdout.readline():  # which a run says after its first steps
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 130, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def second(folder: Path, interrupted: str) -> subprocess.CompletedProcess[str]:
+    """The same command again, which is left alone."""
+    command = ["wash-hpc", "sweep", str(folder / "sweep.yaml")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_ctrl_c_stops_the_run_that_goes_on_with_a_checkpoint(folder, interrupted):
+    assert "stops after this step, with a checkpoint" in interrupted
+    assert "the same command goes on with the runs that are missing" in interrupted
+    assert list((folder / "grid/wash-p_0.3-seed_3/checkpoints").glob("step-*"))
+    assert not (folder / "grid/wash-p_0.3-seed_3/summary.json").exists()
+    assert not (folder / "grid/alone-seed_3").exists()
+
+
+def test_the_same_command_goes_on_and_names_what_fails_at_the_end(folder, second):
+    assert second.returncode == 1, second.stderr
+    assert "[1/3] wash-p_0.3-seed_3" in second.stdout
+    assert "wash-p_0.3-seed_3 has not finished: it is there at step " in second.stdout
+    assert f"step {STEPS}/{STEPS}" in second.stdout
+    assert "step 2/300  loss" not in second.stdout.partition("[2/3]")[0]
+    assert "mpirun -n 1 wash-hpc train" in second.stdout
+    assert "[3/3] broken-seed_3   (about " in second.stdout
+    assert "2 of 3 runs are there" in second.stdout
+    assert "broken-seed_3 has failed; its messages are above" in second.stderr
+    assert "/nowhere" in second.stderr
+    assert (folder / "grid.html").is_file()
+    with (folder / "grid.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["wash-p_0.3-seed_3", "alone-seed_3"]
+
+
+def test_what_has_finished_is_skipped_and_not_replaced_by_another_configuration(folder, second, capsys):
+    summaries = [folder / f"grid/{name}-seed_3/summary.json" for name in ("wash-p_0.3", "alone")]
+    before = [file.stat().st_mtime_ns for file in summaries]
+
+    def sweep_here(*arguments: str) -> tuple[int, str, str]:
+        return (main(["sweep", str(folder / "sweep.yaml"), *arguments]), *capsys.readouterr())
+
+    status, out, err = sweep_here("--only", "wash-*,alone-*")
+    assert status == 0, err
+    assert out.count("has finished before with this configuration") == 2
+    assert "mpirun" not in out
+    status, out, _ = sweep_here("--list")
+    assert [line.split()[1] for line in out.splitlines()] == ["finished", "finished", "missing"]
+    status, out, err = sweep_here("--only", "broken-*,alone-*", "optimizer.lr=0.01")
+    assert (status, out) == (2, "")
+    assert "alone-seed_3 has finished with another configuration (nothing was touched): optimizer.lr" in err
+    status, _, err = sweep_here("--report")
+    assert status == 1
+    assert "not in the table: broken-seed_3: missing" in err
+    assert [file.stat().st_mtime_ns for file in summaries] == before
