@@ -39,7 +39,7 @@ def sweep(options: argparse.Namespace, say: Say) -> int:
     if options.list:
         return _list(plan, chosen, say)
     if options.report:
-        return SOME_MISSING if report(plan, runs, say) else DONE
+        return DONE if report(plan, runs, say) else SOME_MISSING
     if options.slurm:
         words = [str(options.file), *options.overrides]
         given = (" ".join(options.sbatch), " ".join(options.sbatch_report))
@@ -65,13 +65,13 @@ def _train(plan: Sweep, runs: Sequence[Run], launcher: str, say: Say) -> int:
     begun = time.monotonic()
     try:
         failed = train_in_turn(plan, runs, launcher, say)
-        missing = report(plan, runs, say)
+        is_complete = report(plan, runs, say)
     except KeyboardInterrupt:
         sys.stderr.write("\nwash_hpc: stopped; the same command goes on with the runs that are missing\n")
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    say(f"{len(runs) - missing} of {len(runs)} runs are there after {time.monotonic() - begun:.0f} s")
+    say(f"{len(runs) - len(failed)} of {len(runs)} runs are there after {time.monotonic() - begun:.0f} s")
     for name in failed:
         sys.stderr.write(f"wash_hpc: {name} has failed; its messages are above\n")
-    return SOME_MISSING if missing else DONE
+    return DONE if is_complete else SOME_MISSING

@@ -19,7 +19,7 @@ from wash_hpc.report.summarize import main as summarize
 from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.run_folder import changes_of_result
 from wash_hpc.storage.run_lock import LOCK
-from wash_hpc.sweep import Run, Sweep
+from wash_hpc.sweep import SEED, Run, Sweep
 
 Say = Callable[[str], object]
 MISSING, STOPPED, FINISHED, OTHER = "missing", "stopped", "finished", "other configuration"
@@ -169,23 +169,24 @@ def _train(sweep: Sweep, run: Run, launcher: str, say: Say) -> tuple[bool, int]:
     return False, status if status or (folder / "summary.json").is_file() else 1
 
 
-def report(sweep: Sweep, runs: Sequence[Run], say: Say) -> int:
-    """Put the runs that have finished into one table, `FOLDER.csv` and `FOLDER.html`; name those that have not.
+def report(sweep: Sweep, runs: Sequence[Run], say: Say) -> bool:
+    """Put the runs that have finished into a table, `FOLDER.csv` and `FOLDER.html`, and into one by what varies.
 
     Returns:
-        How many are not in the table.
+        Whether all of them are in it; those that are not are named.
     """
-    states = [look_at(sweep, run) for run in runs]
-    finished = [run for run, state in zip(runs, states, strict=True) if state.kind == FINISHED]
-    missing = [f"{run.name}: {state}" for run, state in zip(runs, states, strict=True) if state.kind != FINISHED]
-    if finished:
+    states = {run.name: look_at(sweep, run) for run in runs}
+    folders = [str(sweep.folder / name) for name, state in states.items() if state.kind == FINISHED]
+    status = 0
+    if folders:
         table, page = (sweep.folder.with_name(sweep.folder.name + ending) for ending in (".csv", ".html"))
         say("")
-        folders = [str(sweep.folder / run.name) for run in finished]
         status = summarize([*folders, "--csv", str(table), "--html", str(page)])
-        say(f"\n{len(finished)} of {len(runs)} runs have finished. Table: {table}; curves: {page}")
-        if status:
-            raise WashError(f"{table}, {page} or the table could not be made as they should be, as said above")
-    for line in missing:
-        sys.stderr.write(f"wash_hpc: not in the table: {line}\n")
-    return len(missing)
+        if groups := [key for key in sweep.varying if key != SEED]:
+            say("")
+            status = max(status, summarize([*folders, "--group", ",".join(groups), "--no-alarms"]))
+        say(f"\n{len(folders)} of {len(runs)} runs have finished. Table: {table}; curves: {page}")
+    for name, state in states.items():
+        if state.kind != FINISHED:
+            sys.stderr.write(f"wash_hpc: not in the table: {name}: {state}\n")
+    return status == 0 and len(folders) == len(runs)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from wash_hpc.config import load_config
 from wash_hpc.methods import method_names
-from wash_hpc.storage.run_folder import changed_keys
+from wash_hpc.storage.run_folder import changed_keys, changes_of_result
+from wash_hpc.sweep import read_sweep
 
 sys.path.insert(0, "tools")  # where it finds its neighbours
 spec = importlib.util.spec_from_file_location("compare", "tools/compare.py")
@@ -20,6 +22,7 @@ compare = importlib.util.module_from_spec(spec)
 sys.modules["compare"] = compare  # its dataclass looks itself up there
 spec.loader.exec_module(compare)
 
+CONFIG = Path("configs/compare_digits.yaml")
 CONFIGS = sorted(Path("configs").glob("compare_*.yaml"))
 
 
@@ -88,3 +91,16 @@ def test_what_cannot_be_compared_is_one_sentence_before_anything_is_trained(tmp_
     assert sentence in said.err
     assert said.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sweep_of_all_methods_has_the_same_rows_with_three_seeds():
+    sweep = read_sweep(Path("configs/sweeps/digits_methods.yaml"))
+    common = load_config(CONFIG)
+    per_epoch = 39  # of 1,259 images in batches of 32
+    for row in compare.make_rows(common, per_epoch):
+        for seed in range(3):
+            (run,) = (run for run in sweep.runs if run.name == f"{row.name}-seed_{seed}")
+            ours = load_config(CONFIG, [*row.overrides, f"run.seed={seed}", f"run.name={run.name}"])
+            assert changes_of_result(replace(ours, run=replace(ours.run, dir=str(sweep.folder))), sweep.load(run)) == []
+            assert run.ranks == row.ranks
+    assert len(sweep.runs) == 3 * len(compare.make_rows(common, per_epoch))

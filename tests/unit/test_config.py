@@ -17,7 +17,7 @@ from wash_hpc.method_kinds import KINDS
 from wash_hpc.methods import method_names
 from wash_hpc.models import model_names
 
-CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+CONFIGS = sorted(Path("configs").glob("*.yaml"))
 
 # ARCHITECTURE's contract with those who write configurations.
 CONTRACT = {
