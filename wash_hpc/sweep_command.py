@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from wash_hpc.sweep import Run, Sweep, read_sweep, require_runs
-from wash_hpc.sweep_runs import Say, look_at, report, train_in_turn
+from wash_hpc.sweep_runs import STOPPED, Say, look_at, report, train_in_turn
 from wash_hpc.sweep_slurm import Submission, submit, task_arguments
 
 DONE, SOME_MISSING, INTERRUPTED = 0, 1, 130
@@ -50,7 +50,8 @@ def sweep(options: argparse.Namespace, say: Say) -> int:
 
 def _list(plan: Sweep, chosen: Sequence[tuple[int, Run]], say: Say) -> int:
     """One line a run: its number, its state, its name, its ranks and what makes it this run."""
-    states = [str(look_at(plan, run)) for _, run in chosen]
+    found = [look_at(plan, run) for _, run in chosen]
+    states = [str(state) if state.kind == STOPPED else state.kind for state in found]
     width = max(map(len, states))
     length = max(len(run.name) for _, run in chosen)
     for (number, run), state in zip(chosen, states, strict=True):

@@ -40,7 +40,13 @@ class State:
     has_finished: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind}{' ' * bool(self.why)}{self.why}" if self.kind == STOPPED else self.kind
+        return (
+            self.kind
+            if not self.why
+            else f"{self.kind} {self.why}"
+            if self.kind == STOPPED
+            else f"{self.kind}: {self.why}"
+        )
 
 
 def look(folder: Path, config: Config) -> State:
@@ -182,7 +188,8 @@ def report(sweep: Sweep, runs: Sequence[Run], say: Say) -> bool:
         table, page = (sweep.folder.with_name(sweep.folder.name + ending) for ending in (".csv", ".html"))
         say("")
         status = summarize([*folders, "--csv", str(table), "--html", str(page)])
-        if groups := [key for key in sweep.varying if key != SEED]:
+        groups = [key for key in sweep.varying if key != SEED]
+        if groups and SEED in sweep.varying:
             say("")
             status = max(status, summarize([*folders, "--group", ",".join(groups), "--no-alarms"]))
         say(f"\n{len(folders)} of {len(runs)} runs have finished. Table: {table}; curves: {page}")
