@@ -33,20 +33,18 @@ class State:
         kind: MISSING, STOPPED (or going on, or killed), FINISHED or OTHER.
         why: of OTHER: keys that differ, or what else is wrong; of STOPPED: up to where it came.
         has_finished: with whatever configuration.
+        is_locked: it goes on, or has been killed.
     """
 
     kind: str
     why: str = ""
     has_finished: bool = False
+    is_locked: bool = False
 
     def __str__(self) -> str:
-        return (
-            self.kind
-            if not self.why
-            else f"{self.kind} {self.why}"
-            if self.kind == STOPPED
-            else f"{self.kind}: {self.why}"
-        )
+        if self.kind == STOPPED:
+            return f"{'going on or killed,' if self.is_locked else STOPPED} {self.why}"
+        return f"{self.kind}: {self.why}" if self.why else self.kind
 
 
 def look(folder: Path, config: Config) -> State:
@@ -72,7 +70,8 @@ def look(folder: Path, config: Config) -> State:
         return State(OTHER, changes, has_finished)
     if has_finished:
         return State(FINISHED, "", has_finished)
-    return State(STOPPED, "without a checkpoint" if manifest is None else f"at step {manifest.step}")
+    where = "without a checkpoint" if manifest is None else f"at step {manifest.step}"
+    return State(STOPPED, where, is_locked=(folder / LOCK).exists())
 
 
 def look_at(sweep: Sweep, run: Run) -> State:
@@ -110,12 +109,13 @@ def train_in_turn(sweep: Sweep, runs: Sequence[Run], launcher: str, say: Say) ->
         WashError: before anything starts: a run is there with another configuration, or there is no launcher.
         KeyboardInterrupt: after the ranks of the run that went on have ended.
     """
-    for run in runs:
+    states = [look_at(sweep, run) for run in runs]
+    for run, state in zip(runs, states, strict=True):
         launcher_words(launcher, run.ranks)
-        require_same(sweep.folder / run.name, look_at(sweep, run))
-    failed, pace = [], _Pace(len(runs))
+        require_same(sweep.folder / run.name, state)
+    failed, pace = [], _Pace(sum(state.kind != FINISHED for state in states))
     for number, run in enumerate(runs, 1):
-        say(f"\n[{number}/{len(runs)}] {run.name}{pace.left(number)}")
+        say(f"\n[{number}/{len(runs)}] {run.name}{pace.left()}")
         begun = time.monotonic()
         try:
             was_there, status = _train(sweep, run, launcher, say)
@@ -130,7 +130,11 @@ def train_in_turn(sweep: Sweep, runs: Sequence[Run], launcher: str, say: Say) ->
 
 
 class _Pace:
-    """How long the rest will take, from the runs that were trained so far."""
+    """How long the rest will take, from the runs that were trained so far.
+
+    Args:
+        num_runs: that are not finished at first.
+    """
 
     def __init__(self, num_runs: int) -> None:
         self._num_runs = num_runs
@@ -141,11 +145,12 @@ class _Pace:
         if seconds is not None:
             self._seconds.append(seconds)
 
-    def left(self, number: int) -> str:
-        """To be put behind the name of a run; empty where nothing is known yet."""
-        if not self._seconds:
+    def left(self) -> str:
+        """To be put behind the name of the next run; empty where nothing is known yet, or nothing is left."""
+        left = self._num_runs - len(self._seconds)
+        if not self._seconds or left < 1:
             return ""
-        seconds = sum(self._seconds) / len(self._seconds) * (self._num_runs - number + 1)
+        seconds = sum(self._seconds) / len(self._seconds) * left
         return f"   (about {_in_words(seconds)} left, as the runs before took)"
 
 

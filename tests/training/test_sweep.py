@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support import TINY
+from tests.support import TINY, WARM_PYTHON
 from wash_hpc.__main__ import main
 
 STEPS = 300
@@ -39,13 +41,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def with_quick_ranks(folder: Path) -> dict[str, str]:
+    """An environment in which the `wash-hpc` that a sweep launches is a python whose imports are done."""
+    (folder / "bin").mkdir(exist_ok=True)
+    command = folder / "bin/wash-hpc"
+    command.write_text(f'#!/bin/sh\nexec {WARM_PYTHON} -m wash_hpc "$@"\n')
+    command.chmod(0o755)
+    return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+
+
 @pytest.fixture(scope="module")
 def interrupted(folder: Path) -> str:
     """What a sweep says whose first run is stopped by Ctrl-C."""
     # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    command = ["wash-hpc", "sweep", str(folder / "sweep.yaml")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "wash_hpc", "sweep", str(folder / "sweep.yaml")]
+    environment = with_quick_ranks(folder)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     signal.signal(signal.SIGINT, before)
     with process:
         assert process.stdout is not None
@@ -60,8 +72,9 @@ def interrupted(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def second(folder: Path, interrupted: str) -> subprocess.CompletedProcess[str]:
     """The same command again, which is left alone."""
-    command = ["wash-hpc", "sweep", str(folder / "sweep.yaml")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, "-m", "wash_hpc", "sweep", str(folder / "sweep.yaml")]
+    environment = with_quick_ranks(folder)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
 
 
 def test_ctrl_c_stops_the_run_that_goes_on_with_a_checkpoint(folder, interrupted):

@@ -278,6 +278,8 @@ def test_a_run_that_is_there_is_kept_whatever_its_configuration(tmp_path):
         look(run, config)
     (run / "config.yaml").write_text(dump_config(config))
     assert str(look(run, config)) == f"{STOPPED} without a checkpoint"
+    (run / "LOCK").touch()
+    assert str(look(run, config)) == "going on or killed, without a checkpoint"
     other = load_config(CONFIG, ["train.steps=6", "log.every_steps=1"])
     with pytest.raises(RunFolderError, match=r"was begun with another configuration .*train.steps: 5 -> 6\. "):
         require_same(run, look(run, other))
