@@ -27,7 +27,7 @@ _mpi_ranks: dict[str, int] = {}
 _groups: dict[str, str] = {}
 _num_mpi_tests: Counter[int] = Counter()
 _num_by_group: Counter[str] = Counter()
-_GROUPS = ("slurm", "fashion_mnist", "small_disk", "gpu")
+_GROUPS = ("slurm", "fashion_mnist", "small_disk", "browser", "gpu")
 _warm_python: list[WarmPython] = []
 
 
@@ -43,6 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(
                 pytest.mark.skip(reason="slurmctld is not installed (Debian: slurm-wlm, munge, libpmix-dev)")
             )
+        if item.get_closest_marker("browser") is not None and not Path("/usr/bin/chromium").exists():
+            item.add_marker(pytest.mark.skip(reason="needs Debian's chromium: apt-get install chromium"))
 
     is_a_rank = "OMPI_COMM_WORLD_RANK" in os.environ
     has_gpu = Path("/dev/nvidiactl").exists()  # CUDA, which imports may look for, does not survive a fork

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone that is not installed
 
-from wash_hpc.report.basin_figures import import_figure
-from wash_hpc.report.curves import COLOURS
+from wash_hpc.report.figure import COLOURS
+from wash_hpc.report.figure_files import import_figure
 from wash_hpc.shuffle.draw import Draw, Drawer
 from wash_hpc.shuffle.probability import Schedule, layer_probabilities
 

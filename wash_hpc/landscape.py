@@ -26,8 +26,9 @@ from wash_hpc.errors import ConfigError, WashError
 from wash_hpc.finished import FinishedRun, open_run
 from wash_hpc.parallel import end_command, require_mpi
 from wash_hpc.parallel.world import agreed, on_root
-from wash_hpc.report.basin_figures import import_figure, write_figures
+from wash_hpc.report.basin_figures import write_figures
 from wash_hpc.report.basin_table import in_lines
+from wash_hpc.report.figure_files import import_figure
 from wash_hpc.storage.files import make_folder, write_atomically
 from wash_hpc.storage.summary import read_summary
 from wash_hpc.survey import Survey, SurveySplit

@@ -119,7 +119,14 @@ def test_configurations_of_runs(folder: Path, how: Any) -> None:
 
 
 def summary(**changes: Any) -> Summary:
-    of_kind = {"str": "x", "int": 3, "float": 0.5, "float | None": 0.5, "list[int]": [1]}
+    of_kind = {
+        "str": "x",
+        "int": 3,
+        "float": 0.5,
+        "float | None": 0.5,
+        "list[int]": [1],
+        "list[float | None]": [0.5, None],
+    }
     values = {
         key.name: of_kind.get(str(key.type), {"soup": {"nll": 0.5}} if key.name == "scores" else {"data": 0.1})
         for key in fields(Summary)

@@ -6,10 +6,11 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ import pytest
 from rich.console import Console
 
 from wash_hpc.errors import MissingDependencyError, RunFolderError
-from wash_hpc.report.curves import figures, thinned
-from wash_hpc.report.page import page_text, write_page
+from wash_hpc.report.alarms import alarms
+from wash_hpc.report.figure import Bars, Curve, Figure, HeatMap, Series, thinned
+from wash_hpc.report.figure_files import write_report_figures
+from wash_hpc.report.figures import figures
+from wash_hpc.report.page import page_text, repeat_command, write_page
 from wash_hpc.report.runs import Run, read_runs, with_metrics
 from wash_hpc.report.table import COLUMNS, csv_text, format_bytes, format_percent, format_seconds, print_table
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
@@ -35,11 +39,16 @@ def summary(name: str = "demo", **changes: Any) -> Summary:
     return replace(base, **changes)
 
 
-def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
+def make_run(
+    folder: Path,
+    run: Summary,
+    num_records: int = 30,
+    attributes: Mapping[str, int] = MappingProxyType({"first_step": 0}),
+) -> Path:
     """A finished run of two members with metrics."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(f"run:\n  name: {run.name}\n")
-    with MetricsWriter(folder, 2, ["conv", "fc"], {}) as writer:
+    with MetricsWriter(folder, 2, ["conv", "fc"], attributes) as writer:
         for step in range(1, num_records + 1):
             row, sent = np.array([1.0, 2.0]) / step, np.full(2, 10 * step)
             consensus = step / 10 if step % 10 == 0 else NAN
@@ -60,7 +69,7 @@ def make_run(folder: Path, run: Summary, num_records: int = 30) -> Path:
                     sent,
                     sent,
                     consensus,
-                    np.zeros(2),
+                    np.array([step / 100, 0]),
                 )
             )
             if step % 10 == 0:
@@ -222,7 +231,7 @@ def test_runs_on_text_show_perplexities_and_the_caption_says_so() -> None:
 def test_the_page_says_perplexities_of_text_and_escapes_their_names(tmp_path: Path) -> None:
     page = Page(page_text(load(make_run(tmp_path / "a", summary("<b>t", metric="perplexity", scores=SCORES)))))
     assert "4.48" in page.texts["td"]
-    assert "perplexity in place of accuracy (<b>t)" in "".join(page.texts["caption"])
+    assert any("perplexity in place of accuracy (<b>t)" in text for text in page.texts["p"])
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -269,19 +278,58 @@ def test_a_run_with_unreadable_metrics_stays_and_is_named(tmp_path: Path) -> Non
     assert "No curves, because the metrics cannot be read: broken." in page_text(runs)
 
 
+def series_of(runs: Sequence[Run], key: str) -> list[Series]:
+    content = figure_of(runs, key).content
+    assert isinstance(content, list)
+    return content
+
+
+def figure_of(runs: Sequence[Run], key: str) -> Figure:
+    return next(figure for figure in figures(runs)[0] if figure.key == key)
+
+
 def test_the_curves_are_the_records(tmp_path: Path) -> None:
-    by_key = {figure.key: figure for figure in figures(load(make_run(tmp_path / "a", summary())))}
-    loss = by_key["loss"].data
-    assert [trace["x"] for trace in loss] == [list(range(1, 31))] * 2
-    assert loss[0]["y"][4] is None  # not a number
-    assert loss[1]["y"][9] == 0.2
-    assert [trace["showlegend"] for trace in loss] == [True, False]
-    assert by_key["accuracy"].data[0]["y"][0] == 0.5
-    assert (by_key["consensus"].data[0]["x"], by_key["consensus"].data[0]["y"]) == ([10, 20, 30], [1, 2, 3])
-    soup, ensemble, mean = by_key["evaluation"].data
-    assert (soup["x"], soup["y"]) == ([10, 20, 30], [0.91, 0.92, 0.93])
-    assert ensemble["y"] == [0.95] * 3
-    assert mean["y"] == [0.925, 0.9625, 0.975]
+    runs = load(make_run(tmp_path / "a", summary()))
+    (loss,) = series_of(runs, "loss")
+    assert [curve.name for curve in loss.curves] == ["demo, member 0", "demo, member 1"]
+    assert [curve.x for curve in loss.curves] == [list(range(1, 31))] * 2
+    assert loss.curves[0].y[4] is None  # not a number
+    assert loss.curves[1].y[9] == 0.2
+    assert series_of(runs, "accuracy")[0].curves[0].y[0] == 0.5
+    (distance,) = series_of(runs, "consensus")[0].curves
+    assert (distance.x, distance.y) == ([10, 20, 30], [1, 2, 3])
+    soup, ensemble, mean = (series.curves[0] for series in series_of(runs, "evaluation"))
+    assert (soup.x, soup.y) == ([10, 20, 30], [0.91, 0.92, 0.93])
+    assert ensemble.y == [0.95] * 3
+    assert mean.y == [0.925, 0.9625, 0.975]
+
+
+def test_each_layer_has_a_row_and_each_distance_a_column(tmp_path: Path) -> None:
+    content = figure_of(load(make_run(tmp_path / "a", summary())), "layers-0").content
+    assert isinstance(content, HeatMap)
+    assert (content.names, content.x) == (["conv", "fc"], [10, 20, 30])
+    assert content.values == [[0.1, 0.2, 0.3], [None, None, None]]  # nothing has no place on a logarithmic scale
+
+
+def test_of_text_there_are_perplexities_and_no_accuracies(tmp_path: Path) -> None:
+    runs = load(make_run(tmp_path / "a", summary("text", metric="perplexity", scores=SCORES)))
+    keys = [figure.key for figure in figures(runs)[0]]
+    assert "perplexity" in keys
+    assert not {"evaluation", "accuracy", "bytes"} & set(keys)
+    soup = series_of(runs, "perplexity")[0].curves[0]
+    assert soup.y == pytest.approx([float(np.exp(0.3))] * 3, rel=1e-4)
+    assert series_of(runs, "bytes-perplexity")[0].curves[0].y == pytest.approx([float(np.exp(1.5))], rel=1e-4)
+
+
+def test_shares_of_the_time_add_up_and_name_what_is_left(tmp_path: Path) -> None:
+    seconds: dict[str, float | None] = {"data": 10.0, "compute": 60.0, "reduce": 0.0, "exchange": 30.0}
+    once = load(make_run(tmp_path / "a", summary(seconds=seconds, wall_seconds=200.0)))
+    continued = load(make_run(tmp_path / "b", summary(seconds=seconds), attributes={"first_step": 5}))
+    for runs, expected in ((once, [0.05, 0.3, 0.15, 0.5]), (continued, [0.1, 0.6, 0.3])):
+        content = figure_of(runs, "time").content
+        assert isinstance(content, Bars)
+        assert [share for _, shares in content.parts for share in shares] == pytest.approx(expected)
+    assert figure_of(once, "time").table()[1] == [["demo", "5.00 %", "30.00 %", "15.00 %", "50.00 %"]]
 
 
 def test_nothing_sent_has_a_place_on_the_axis_of_bytes(tmp_path: Path) -> None:
@@ -289,27 +337,120 @@ def test_nothing_sent_has_a_place_on_the_axis_of_bytes(tmp_path: Path) -> None:
         make_run(tmp_path / f"r{sent}", summary(f"r{sent}", bytes_sent_per_member=sent))
         for sent in (0, 2500, 8_000_000)
     ]
-    figure = figures(load(*folders))[-1]
-    nothing, little, much = (trace["x"][0] for trace in figure.data)
-    assert 0 < nothing < little == 2500
+    runs = load(*folders)
+    places = [series.curves[0].x[0] for series in series_of(runs, "bytes")[:3]]
+    nothing, little, much = places
+    assert nothing is not None
+    assert 0 < nothing < 2500 == little
     assert much == 8_000_000
-    x_axis = figure.axes["xaxis"]
-    assert dict(zip(x_axis["ticktext"], x_axis["tickvals"], strict=True))["nothing"] == nothing
-    assert x_axis["ticktext"][-1] == "10 MB"
+    ticks = figure_of(runs, "bytes").x.ticks
+    assert ticks[nothing] == "nothing"
+    assert list(ticks.values())[-1] == "10 MB"
 
 
-def test_long_curves_are_thinned_and_keep_their_ends() -> None:
-    rows = thinned(200_000, 1000)
-    assert (len(rows), rows[0], rows[-1]) == (1000, 0, 199_999)
-    assert len(set(rows.tolist())) == 1000
-    assert thinned(7, 1000).tolist() == list(range(7))
+def test_long_curves_are_thinned_and_keep_their_ends_spikes_and_gaps() -> None:
+    values = np.random.default_rng(0).normal(size=200_000)
+    values[77_777], values[123_456], values[5000] = 90.0, -90.0, NAN
+    rows = thinned(values, 1000)
+    assert (rows[0], rows[-1]) == (0, 199_999)
+    assert 900 < len(rows) <= 1003
+    assert {77_777, 123_456, 5000} <= set(rows.tolist())
+    assert (np.diff(rows) > 0).all()
+    assert thinned(values[:7], 1000).tolist() == list(range(7))
+    assert len(thinned(np.full(5000, NAN), 20)) <= 30
 
 
-def test_each_run_has_a_colour_and_a_style_of_its_own(tmp_path: Path) -> None:
+def test_each_of_a_few_runs_has_a_colour_and_a_style_of_its_own(tmp_path: Path) -> None:
+    run = load(make_run(tmp_path / "a", summary()))[0]
+    loss = series_of([replace(run, label=str(number)) for number in range(12)], "loss")
+    assert len({(series.who.colour, series.who.dash) for series in loss}) == 12
+
+
+def test_many_runs_have_the_colour_of_their_method(tmp_path: Path) -> None:
+    run = load(make_run(tmp_path / "a", summary()))[0]
+    runs = [
+        replace(run, label=str(number), summary=summary(method="wash" if number % 2 else "papa"))
+        for number in range(20)
+    ]
+    loss = series_of(runs, "loss")
+    assert [series.who.label for series in loss] == ["papa (10 runs)", "wash (10 runs)"]
+    assert [curve.name for curve in loss[1].curves] == [str(number) for number in range(1, 20, 2)]
+    assert loss[0].curves[0].y[9] == 0.15  # of two members, 0.1 and 0.2
+
+
+def test_the_numbers_of_a_figure_are_a_table(tmp_path: Path) -> None:
+    runs = load(make_run(tmp_path / "a", summary()))
+    heads, rows, left_out = figure_of(runs, "evaluation").table()
+    assert heads == ["", "first", "lowest", "highest", "last"]
+    assert rows[0] == ["demo: soup", "91.00 %", "91.00 %", "93.00 %", "93.00 %"]
+    assert left_out == 0
+    assert figure_of(runs, "bytes").table()[1][0] == ["demo: soup", "123 MB sent", "98.70 %"]
+    assert figure_of(runs, "layers-0").table()[1][0] == ["conv", "0.1", "0.3"]
+
+
+LANDSCAPE = {
+    "num_images": 100,
+    "split": "test",
+    "num_statistics_images": 0,
+    "lines": [
+        {
+            "start": "member 0",
+            "end": end,
+            "at": [0.0, 0.5, 1.0],
+            "recomputed": {"loss": [1.0, peak, None], "loss_barrier": peak - 1, "error_barrier": 0.25},
+        }
+        for end, peak in (("member 1", 3.0), ("soup", 1.5))
+    ],
+}
+
+
+def test_barriers_are_shown_where_landscape_data_are(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a", summary())
-    runs = [replace(load(folder)[0], label=str(number)) for number in range(20)]
-    consensus = next(figure for figure in figures(runs) if figure.key == "consensus")
-    assert len({(trace["line"]["color"], trace["line"]["dash"]) for trace in consensus.data}) == 20
+    (folder / "landscape").mkdir()
+    (folder / "landscape/landscape.json").write_text(json.dumps(LANDSCAPE))
+    figure = figure_of(load(folder), "barriers-0")
+    assert "Highest barrier between members: 2 in loss, 25.00 points of error." in figure.about
+    assert isinstance(figure.content, list)
+    assert figure.content[0].curves == [Curve("member 0 to member 1", [0.0, 0.5, 1.0], [1.0, 3.0, None])]
+    assert [series.who.label for series in figure.content] == ["between members", "member to soup"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"lines": 3, "num_statistics_images": 1}', '{"lines": [{}]}'])
+def test_unreadable_landscape_data_are_said_and_the_rest_is_shown(tmp_path: Path, content: str) -> None:
+    folder = make_run(tmp_path / "a", summary())
+    (folder / "landscape").mkdir()
+    (folder / "landscape/landscape.json").write_text(content)
+    found, (problem,) = figures(load(folder))
+    assert "landscape.json" in problem
+    assert not any(figure.key.startswith("barriers") for figure in found)
+    assert "landscape.json" in page_text(load(folder))
+
+
+def test_the_command_that_repeats_a_run_is_one_a_shell_takes(tmp_path: Path) -> None:
+    run = load(make_run(tmp_path / "my run", summary("a;b", num_members=4, num_replicas=2)))[0]
+    config = tmp_path / "my run/config.yaml"
+    assert repeat_command(run) == f"mpirun -n 8 wash-hpc train '{config}' 'run.name=a;b-again'"
+
+
+def test_every_figure_becomes_files_which_are_equal_for_equal_runs(tmp_path: Path) -> None:
+    runs = load(make_run(tmp_path / "a", summary("$x_{$", seconds={"compute": 2.0, "exchange": 1.0})))
+    found = figures(runs)[0]
+    files = write_report_figures(tmp_path / "first", found)
+    assert {file.name for file in files} == {f"{figure.key}.{kind}" for figure in found for kind in ("png", "svg")}
+    for file, again in zip(files, write_report_figures(tmp_path / "second", found), strict=True):
+        assert file.read_bytes() == again.read_bytes()
+    assert b"svg" in files[1].read_bytes()[:200]
+
+
+def test_alarms_stand_above_the_table_with_their_advice(tmp_path: Path) -> None:
+    run = load(make_run(tmp_path / "a", summary(EVIL), num_records=60))[0]
+    page = Page(page_text([run]))
+    parts = ["alarms", "runs"]
+    assert [attributes["id"] for _, attributes in page.elements if attributes.get("id") in parts] == parts
+    said = alarms(run.metrics, run.summary, run.sections) if run.metrics is not None else []
+    assert said != []
+    assert page.texts["li"][-len(said) :] == [f": {alarm}" for alarm in said]
+    assert EVIL in page.texts["b"]
 
 
 def test_the_page_loads_nothing_and_holds_plotly_once(tmp_path: Path) -> None:
@@ -318,7 +459,10 @@ def test_the_page_loads_nothing_and_holds_plotly_once(tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     page = Page(text)
     loading = [
-        (tag, name) for tag, attributes in page.elements for name in attributes if name in {"src", "href", "srcset"}
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in {"src", "href", "srcset"} and not str(value).startswith("#")
     ]
     assert loading == []
     assert page.count("link") == 0
@@ -335,12 +479,14 @@ def test_the_page_has_a_place_for_each_figure_and_a_heading_for_each_part(tmp_pa
     page = Page(text)
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     keys = [str(figure["key"]) for figure in page.figures()]
-    assert keys == ["evaluation", "loss", "accuracy", "consensus", "bytes"]
+    assert keys == ["evaluation", "loss", "accuracy", "consensus", "layers-0", "bytes", "lr"]
     assert set(keys) <= ids
     assert page.texts["title"] == page.texts["h1"] == ["WASH report: my run"]
-    assert page.count("h2") == len(keys) + 2
+    assert page.count("h2") == len(keys) + 3  # runs, configurations, and alarms, which this run has
     assert "prefers-color-scheme: dark" in text
-    assert page.texts["pre"] == ["run:\n  name: my run\n"]
+    assert page.texts["pre"][1:] == ["run:\n  name: my run\n"]
+    tables = [table for tag, table in page.elements if tag == "details" and table.get("class") == "numbers"]
+    assert len(tables) == len(keys)
     assert "98.70" in page.texts["td"]
 
 
@@ -348,10 +494,11 @@ def test_a_run_cannot_write_into_the_page(tmp_path: Path) -> None:
     harmless = Page(page_text(load(make_run(tmp_path / "a", summary("harmless")))))
     evil = Page(page_text(load(make_run(tmp_path / "b", summary(EVIL)))))
     assert [tag for tag, _ in evil.elements] == [tag for tag, _ in harmless.elements]
-    assert evil.texts["pre"] == [f"run:\n  name: {EVIL}\n"]
-    assert EVIL in evil.texts["th"]
-    names = {trace["name"] for figure in evil.figures() for trace in figure["data"]}
-    assert names == {"&lt;/script&gt;&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;"}
+    assert evil.texts["pre"][1:] == [f"run:\n  name: {EVIL}\n"]
+    assert EVIL in evil.texts["span"]
+    names = {name for figure in evil.figures() for trace in figure["data"] for name, _ in trace.get("names", [])}
+    assert '&lt;/script&gt;&lt;script&gt;alert("x")&lt;/script&gt;, member 0' in names
+    assert not any("<" in name for name in names)
 
 
 def test_many_runs_still_make_a_small_page(tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def run_tool(*arguments: str | Path, **environment: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
 
 
+def test_figures_are_drawn_into_a_folder_that_is_made(runs: list[Path], tmp_path: Path) -> None:
+    assert main([*map(str, runs), "--figures", str(tmp_path / "new/figures")]) == 0
+    assert {"loss.png", "loss.svg", "bytes.svg"} <= {file.name for file in (tmp_path / "new/figures").iterdir()}
+
+
 def test_a_table_of_all_runs_is_the_default(runs: list[Path]) -> None:
     result = run_tool(*runs)
     assert (result.returncode, result.stderr) == (0, "")

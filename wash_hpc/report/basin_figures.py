@@ -1,14 +1,9 @@
-"""The figures of a basin analysis, as PNG and SVG. The only module that imports matplotlib.
-
-matplotlib is used through its `Figure` alone: no pyplot, no display, no state that a process would keep.
-"""
+"""The figures of a basin analysis, drawn by matplotlib. How a drawing becomes a file is `figure_files`'."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wash_hpc.ensemble.landscape import Landscape, Line, PlaneTable, Profile
-from wash_hpc.errors import MissingDependencyError
-from wash_hpc.report.curves import COLOURS
-from wash_hpc.storage.files import write_atomically
+from wash_hpc.report.figure import COLOURS
+from wash_hpc.report.figure_files import import_figure, plain, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,19 +20,6 @@ if TYPE_CHECKING:
 
 _BLUE, _ORANGE, _GREEN = COLOURS[:3]
 _KINDS = ((False, _BLUE, "between members"), (True, _ORANGE, "member to soup"))
-
-
-def import_figure() -> type[Figure]:
-    """matplotlib's `Figure`.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("matplotlib", "pip install 'wash_hpc[landscape]'") from error
-    return Figure
 
 
 def write_figures(folder: Path, landscape: Landscape) -> list[Path]:
@@ -55,22 +36,14 @@ def write_figures(folder: Path, landscape: Landscape) -> list[Path]:
         MissingDependencyError: matplotlib is not installed.
         RunFolderError: a file cannot be written.
     """
-    from matplotlib import rc_context
-
     files = []
     for name, draw in _DRAWERS.items():
         figure = draw(landscape)
+        if figure is not None:
+            files += save_figure(folder, name, figure)
+            continue
         for kind in ("png", "svg"):
-            file = folder / f"{name}.{kind}"
-            if figure is None:
-                with suppress(FileNotFoundError):
-                    file.unlink()
-                continue
-            content = BytesIO()
-            with rc_context({"svg.hashsalt": name}):  # equal figures, equal files
-                figure.savefig(content, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-            write_atomically(file, content.getvalue())
-            files.append(file)
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return files
 
 
@@ -207,8 +180,7 @@ _DRAWERS: dict[str, Callable[[Landscape], Figure | None]] = {
 def _figure(landscape: Landscape, title: str, num_axes: int, by_images: bool = True) -> tuple[Figure, list[Axes]]:
     figure = import_figure()(figsize=(5.5 * num_axes if num_axes > 1 else 7.5, 4.8), layout="constrained")
     images = f" ({landscape.num_images} {landscape.split} images)" if by_images else ""
-    # A dollar sign would begin a formula.
-    figure.suptitle(f"{landscape.name}: {title}{images}".replace("$", r"\$"), fontsize="medium")
+    figure.suptitle(plain(f"{landscape.name}: {title}{images}"), fontsize="medium")
     return figure, [figure.add_subplot(1, num_axes, number + 1) for number in range(num_axes)]
 
 

@@ -1,187 +1,211 @@
-"""What the page draws: each figure as the plain JSON that Plotly takes. Owns no HTML and imports no Plotly.
+"""The figures over a run's steps: quality, loss, accuracy, consensus distance, learning rate. Draws nothing.
 
-Colour says the run, in Okabe and Ito's colours, which the colour-blind can tell apart; the line's style says what of
-the run. Names are escaped, since Plotly reads a part of HTML in every text.
+A few runs have a colour each and a curve for each member. Many runs could not be told apart like that: then colour says
+the method, and a run's curve is its members' mean.
 """
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wash_hpc.report.figure import COLOURS, DASHES, Axis, Curve, Figure, HeatMap, Key, Series, Values, rounded, thinned
 from wash_hpc.report.runs import Run
-from wash_hpc.report.table import format_bytes
 from wash_hpc.storage.metrics import Metrics
 
-Trace = dict[str, Any]
-Values = NDArray[Any]
+_FEW_RUNS = 12
+_FIGURE_POINTS = 20_000  # over all curves of one: some 15 bytes each, and quick to draw
+_CURVE_POINTS = (20, 2000)  # of one curve, at least and at most
+_HEAT_RUNS = 4
+_HEAT_CELLS, _HEAT_COLUMNS = 16_000, 300
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")  # Okabe and Ito's, less black
-_HOVER_NAME = "<extra>%{fullData.name}</extra>"
-_DASHES = ("solid", "dash", "dot", "dashdot")  # after the colours are used up
-_PAGE_POINTS = 40_000  # over all curves: some 20 bytes each
-_CURVE_POINTS = (20, 1000)  # of one curve, at least and at most
+SOUP = Key("what-soup", "soup", "", "solid", "circle")
+ENSEMBLE = Key("what-ensemble", "ensemble", "", "dash", "diamond-open")
+MEMBERS = Key("what-members", "members' mean", "", "dot", "x-thin-open")
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure of the page.
+class Shown:
+    """Runs and what gives each its colour.
 
     Attributes:
-        key: its id in the page.
-        title: its heading.
-        about: what is seen, in a sentence or two.
-        data: Plotly's traces.
-        axes: Plotly's `xaxis` and `yaxis`.
+        runs: in the order of the report.
+        keys: one a run; equal ones where they share a colour.
+        are_few: whether each run of the report has a colour of its own.
     """
 
-    key: str
-    title: str
-    about: str
-    data: list[Trace]
-    axes: dict[str, dict[str, Any]]
+    runs: Sequence[Run]
+    keys: Sequence[Key]
+    are_few: bool
+
+    def judged_by(self, metric: str) -> Shown:
+        """Those whose summaries say this metric."""
+        pairs = [pair for pair in zip(self.runs, self.keys, strict=True) if pair[0].summary.metric == metric]
+        return Shown([run for run, _ in pairs], [key for _, key in pairs], self.are_few)
+
+    @property
+    def with_metrics(self) -> list[tuple[Run, Key, Metrics]]:
+        """Those whose curves are known."""
+        pairs = zip(self.runs, self.keys, strict=True)
+        return [(run, key, run.metrics) for run, key in pairs if run.metrics is not None]
 
 
-def figures(runs: Sequence[Run]) -> list[Figure]:
-    """All figures of some runs; runs without metrics are in the last one only."""
-    members = "One line a member; click a run in the legend to hide it."
+def shown(runs: Sequence[Run]) -> Shown:
+    """Runs with their colours: each its own or, where there are many, its method's."""
+    if len(runs) <= _FEW_RUNS:
+        keys = [_key(f"run-{number}", run.label, number) for number, run in enumerate(runs)]
+        return Shown(runs, keys, are_few=True)
+    numbers = Counter(run.methods for run in runs)
+    by_method = {
+        method: _key(f"method-{number}", f"{method} ({count} runs)" if count > 1 else method, number)
+        for number, (method, count) in enumerate(numbers.items())
+    }
+    return Shown(runs, [by_method[run.methods] for run in runs], are_few=False)
+
+
+def curve_figures(those: Shown) -> list[Figure]:
+    """All figures over steps that these runs have something for, without the heat maps."""
+    whose = (
+        "One line a member." if those.are_few else "One line a run, the mean of its members; colour says the method."
+    )
+    step = Axis("step")
+    on_images = those.judged_by("accuracy")
+    on_text = those.judged_by("perplexity")
+    evaluated = "Of the whole evaluation split, while training. Solid: soup; dashed: ensemble; dotted: mean of members."
+    apart = "Root mean square distance of the members to their mean; a shuffle by itself leaves it as it is."
+    loss = _member_series(those, "loss")
+    perplexities = _evaluation_series(on_text, "nll")
+    wanted = [
+        ("evaluation", "Accuracy of members, ensemble and soup", evaluated, Axis("accuracy", "percent"),
+         _evaluation_series(on_images, "accuracy")),
+        ("perplexity", "Perplexity of members, ensemble and soup", f"{evaluated} Lower is better.",
+         Axis("perplexity", log=spans_decades(perplexities)), perplexities),
+        ("loss", "Training loss", whose, Axis("loss", log=spans_decades(loss)), loss),
+        ("accuracy", "Training accuracy", whose, Axis("accuracy", "percent"), _member_series(on_images, "accuracy")),
+        ("consensus", "Consensus distance", apart, Axis("distance", from_zero=True), _run_series(those, _consensus)),
+        ("lr", "Learning rate", "Of the optimizer, at each record.", Axis("learning rate", from_zero=True),
+         _run_series(those, lambda metrics: (metrics.step, metrics.lr))),
+    ]  # fmt: skip
+    return [Figure(key, title, about, step, y, series) for key, title, about, y, series in wanted if series]
+
+
+def heat_figures(those: Shown) -> list[Figure]:
+    """The consensus distance of every layer over time, of the first runs that have it."""
+    found = []
+    for run, _, metrics in those.with_metrics:
+        rows = np.flatnonzero(np.isfinite(metrics.consensus_distance))
+        if metrics.num_members > 1 and len(rows) and metrics.consensus_distance_per_layer.shape[1]:
+            found.append((run, metrics, rows))
+    chosen = found[:_HEAT_RUNS]
+    rest = f" Shown for the first {_HEAT_RUNS} of {len(found)} runs." if len(found) > _HEAT_RUNS else ""
     return [
-        _figure(
-            "evaluation",
-            "Accuracy of members, ensemble and soup",
-            "Evaluated while training. Solid: soup; dashed: ensemble; dotted: mean of the members.",
-            _evaluation_traces(runs),
-            {"title": {"text": "accuracy"}, "tickformat": ".0%"},
-        ),
-        _figure("loss", "Training loss", members, _member_traces(runs, "loss"), {"title": {"text": "loss"}}),
-        _figure(
-            "accuracy",
-            "Training accuracy",
-            members,
-            _member_traces(runs, "accuracy"),
-            {"title": {"text": "accuracy"}, "tickformat": ".0%"},
-        ),
-        _figure(
-            "consensus",
-            "Consensus distance",
-            "Root mean square distance of the members to their mean; a shuffle by itself leaves it as it is.",
-            _consensus_traces(runs),
-            {"title": {"text": "distance"}, "rangemode": "tozero"},
-        ),
-        _bytes_figure(runs),
+        Figure(
+            f"layers-{number}",
+            f"Consensus distance of each layer: {run.label}",
+            "Depth from top (the input) to bottom (the output); brighter is farther apart. Parameters that the method "
+            f"holds together stay dark.{rest}",
+            Axis("step"),
+            Axis(""),
+            _heat_map(metrics, rows),
+            height=min(1100, max(260, 90 + 13 * len(metrics.layer_names))),
+        )
+        for number, (run, metrics, rows) in enumerate(chosen)
     ]
 
 
-def thinned(length: int, num_points: int) -> NDArray[np.int64]:
-    """Which of `length` records a curve of at most `num_points` shows: evenly spread, the first and last among them."""
-    if length <= num_points:
-        return np.arange(length)
-    return np.linspace(0, length - 1, num_points).round().astype(np.int64)
+def _heat_map(metrics: Metrics, rows: Values) -> HeatMap:
+    num_columns = min(_HEAT_COLUMNS, max(20, _HEAT_CELLS // len(metrics.layer_names)))
+    if len(rows) > num_columns:  # colours are read for their trend: evenly spread
+        rows = rows[np.linspace(0, len(rows) - 1, num_columns).round().astype(np.int64)]
+    table = metrics.consensus_distance_per_layer[rows].T
+    values = [[value if value is not None and value > 0 else None for value in rounded(layer)] for layer in table]
+    return HeatMap(metrics.step[rows].tolist(), list(metrics.layer_names), values, "distance")
 
 
-def _figure(key: str, title: str, about: str, data: list[Trace], y_axis: dict[str, Any]) -> Figure:
-    return Figure(key, title, about, data, {"xaxis": {"title": {"text": "step"}}, "yaxis": y_axis})
+def _key(name: str, label: str, number: int) -> Key:
+    dash = DASHES[number // len(COLOURS) % len(DASHES)]
+    return Key(name, label, COLOURS[number % len(COLOURS)], dash)
 
 
-def _member_traces(runs: Sequence[Run], field: str) -> list[Trace]:
-    """One curve a run and member, of a [T, M] field."""
-    points = _points_per_curve(runs)
-    traces = []
-    for number, run, metrics in _with_metrics(runs):
-        for member, values in enumerate(getattr(metrics, field).T):
-            curve = _curve(run, number, metrics.step, values, f"member {member}", points)
-            traces.append({**curve, "showlegend": member == 0, "opacity": 0.8})
-    return traces
+def _member_series(those: Shown, field: str) -> list[Series]:
+    """Of a [T, M] field: each member's curve, or the members' mean."""
+
+    def curves_of(run: Run, metrics: Metrics) -> list[tuple[str, Values, Values]]:
+        table = getattr(metrics, field)
+        if not those.are_few:
+            return [(run.label, metrics.step, _mean(table))]
+        return [(f"{run.label}, member {member}", metrics.step, values) for member, values in enumerate(table.T)]
+
+    return _series(those, None, curves_of)
 
 
-def _evaluation_traces(runs: Sequence[Run]) -> list[Trace]:
-    points = _points_per_curve(runs)
-    traces = []
-    for number, run, metrics in _with_metrics(runs):
-        for what, values, dash in (
-            ("soup", metrics.soup_accuracy, "solid"),
-            ("ensemble", metrics.ensemble_accuracy, "dash"),
-            ("members' mean", metrics.member_accuracy.mean(axis=1), "dot"),
-        ):
-            curve = _curve(run, number, metrics.evaluate_step, values, what, points)
-            line = {**curve["line"], "dash": dash, "width": 2}
-            traces.append({**curve, "mode": "lines+markers", "line": line, "showlegend": what == "soup"})
-    return traces
+def _run_series(those: Shown, values_of: Callable[[Metrics], tuple[Values, Values]]) -> list[Series]:
+    """One curve a run."""
+    return _series(those, None, lambda run, metrics: [(run.label, *values_of(metrics))])
 
 
-def _consensus_traces(runs: Sequence[Run]) -> list[Trace]:
-    """One curve a run, through the records for which the distance was computed."""
-    points = _points_per_curve(runs)
-    traces = []
-    for number, run, metrics in _with_metrics(runs):
-        computed = np.isfinite(metrics.consensus_distance)
-        steps, distances = metrics.step[computed], metrics.consensus_distance[computed]
-        traces.append(_curve(run, number, steps, distances, "distance", points))
-    return traces
+def _evaluation_series(those: Shown, kind: str) -> list[Series]:
+    """Soup, ensemble and members' mean of each run: accuracies, or perplexities from likelihoods."""
+    told = (lambda values: values) if kind == "accuracy" else _perplexity
+
+    def of(what: str) -> Callable[[Run, Metrics], list[tuple[str, Values, Values]]]:
+        def curves_of(run: Run, metrics: Metrics) -> list[tuple[str, Values, Values]]:
+            values = getattr(metrics, f"{what}_{kind}")
+            return [(run.label, metrics.evaluate_step, told(_mean(values) if values.ndim == 2 else values))]
+
+        return curves_of
+
+    kinds = (("soup", SOUP), ("ensemble", ENSEMBLE), ("member", MEMBERS))
+    return [series for what, key in kinds for series in _series(those, key, of(what), num_kinds=len(kinds))]
 
 
-def _bytes_figure(runs: Sequence[Run]) -> Figure:
-    """Final accuracies against bytes, on a logarithmic axis with a place of its own for nothing sent."""
-    sent = [run.summary.bytes_sent_per_member for run in runs]
-    least = min((num_bytes for num_bytes in sent if num_bytes), default=1000)
-    nothing = 10.0 ** (math.floor(math.log10(least)) - 1)
-    traces = []
-    for number, run in enumerate(runs):
-        accuracies = (run.summary.soup_accuracy, run.summary.ensemble_accuracy, run.summary.mean_member_accuracy)
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": html.escape(run.label),
-                "x": [sent[number] or nothing] * 3,
-                "y": accuracies,
-                "text": ["soup", "ensemble", "members' mean"],
-                "hovertemplate": f"%{{text}}: %{{y:.2%}}, {format_bytes(sent[number])} sent" + _HOVER_NAME,
-                "marker": {"color": _colour(number), "size": 11, "symbol": ["circle", "diamond-open", "x-thin-open"]},
-            }
-        )
-    exponents = range(round(math.log10(nothing)) + 1, math.ceil(math.log10(max([least, *sent]))) + 1)
-    ticks = [nothing, *(10.0**exponent for exponent in exponents)]
-    names = ["nothing", *(format_bytes(tick) for tick in ticks[1:])]
-    x_axis = {"title": {"text": "payload sent by one member"}, "type": "log", "tickvals": ticks, "ticktext": names}
-    return Figure(
-        "bytes",
-        "Accuracy against bytes sent",
-        "At the end, on the test images. Circle: soup; diamond: ensemble; cross: mean of the members.",
-        traces,
-        {"xaxis": x_axis, "yaxis": {"title": {"text": "accuracy"}, "tickformat": ".0%"}},
-    )
+def _consensus(metrics: Metrics) -> tuple[Values, Values]:
+    """The distance at the records for which it was computed."""
+    computed = np.isfinite(metrics.consensus_distance)
+    return metrics.step[computed], metrics.consensus_distance[computed]
 
 
-def _curve(run: Run, number: int, steps: Values, values: Values, what: str, num_points: int) -> Trace:
-    rows = thinned(len(steps), num_points)
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": html.escape(run.label),
-        "legendgroup": str(number),
-        "x": steps[rows].tolist(),
-        "y": [float(f"{value:.5g}") if math.isfinite(value) else None for value in values[rows]],
-        "line": {"color": _colour(number), "width": 1.5, "dash": _DASHES[number // len(COLOURS) % len(_DASHES)]},
-        "hovertemplate": f"step %{{x}}, {what}: %{{y:.4g}}" + _HOVER_NAME,
-    }
-
-
-def _with_metrics(runs: Sequence[Run]) -> list[tuple[int, Run, Metrics]]:
-    return [(number, run, run.metrics) for number, run in enumerate(runs) if run.metrics is not None]
-
-
-def _points_per_curve(runs: Sequence[Run]) -> int:
-    num_curves = sum(2 * metrics.num_members + 4 for _, _, metrics in _with_metrics(runs))
+def _series(
+    those: Shown,
+    what: Key | None,
+    curves_of: Callable[[Run, Metrics], list[tuple[str, Values, Values]]],
+    num_kinds: int = 1,
+) -> list[Series]:
+    """One series for each colour, of all curves (name, steps, values) that have something to show."""
+    found = [
+        (key, curve)
+        for run, key, metrics in those.with_metrics
+        for curve in curves_of(run, metrics)
+        if np.isfinite(curve[2]).any()
+    ]
     least, most = _CURVE_POINTS
-    return max(least, min(most, _PAGE_POINTS // max(1, num_curves)))
+    num_points = max(least, min(most, _FIGURE_POINTS // max(1, num_kinds * len(found))))
+    by_key: dict[Key, list[Curve]] = {}
+    for key, (name, steps, values) in found:
+        rows = thinned(values, num_points)
+        by_key.setdefault(key, []).append(Curve(name, steps[rows].tolist(), rounded(values[rows])))
+    return [Series(key, curves, what) for key, curves in by_key.items()]
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _mean(table: Values) -> Values:
+    """[T] the mean of [T, M] over the members that are numbers; NaN where none is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a row of NaN is no surprise here
+        mean: Values = np.nanmean(table, axis=1)
+    return mean
+
+
+def _perplexity(nll: Values) -> Values:
+    """Of likelihoods in nats; an infinite one is none that a figure can show."""
+    with np.errstate(over="ignore"):
+        return np.exp(nll)
+
+
+def spans_decades(series: Sequence[Series]) -> bool:
+    """Whether all numbers are above nothing and the largest is more than thirty times the least."""
+    values = [value for one in series for curve in one.curves for value in curve.y if value is not None]
+    return bool(values) and min(values) > 0 and max(values) > 30 * min(values)

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from wash_hpc.errors import MissingDependencyError, WashError
 from wash_hpc.report.alarms import alarms
+from wash_hpc.report.figure_files import write_report_figures
+from wash_hpc.report.figures import figures
 from wash_hpc.report.follow import follow
 from wash_hpc.report.groups import Group, differing, group_caption, group_csv, group_grid, group_objects, group_runs
 from wash_hpc.report.keys import Condition, check_keys, sort_items, value_of
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help=f"say under the table what is wrong with runs; unasked for up to {_MOST_LOOKED_INTO} runs",
     )
+    add("--figures", metavar="DIR", type=Path, help="also draw each figure of that page as PNG and SVG into a folder")
     return parser
 
 
@@ -112,10 +115,13 @@ def _summarize(options: argparse.Namespace) -> int:
     runs = sort_items(runs, options.sort, value_of)
     if not runs:
         return _complain([*problems, "no run passes --filter"], _NOTHING_SHOWN)
-    if options.html:
+    if options.html or options.figures:
         runs, unreadable = with_metrics(runs)
         problems += unreadable
+    if options.html:
         write_page(options.html, runs)
+    if options.figures:
+        write_report_figures(options.figures, figures(runs)[0])
     groups = sort_items(group_runs(runs, options.group), options.sort, Group.value) if options.group else []
     if options.csv:
         text = group_csv(groups) if groups else csv_text([run.summary for run in runs])
