@@ -19,7 +19,7 @@ from tests.docs.extract import Command, commands_of, pages, split_page
 from tests.support import WARM_PYTHON
 
 PAGES = [str(page) for page in pages()]
-RUN_HERE = re.compile(r"(mpirun -n \d+ (--[a-z -]+ )?)?(wash-hpc|python)( |$)|source |ls |eval ")
+RUN_HERE = re.compile(r"(mpirun -n \d+ (--[a-z -]+ )?)?(wash-hpc|python|tools/\w+\.py)( |$)|source |ls |eval ")
 ARGUMENT = r"( (\[?[A-Z]+(\.\.\.)?\]?|\.\.\.|key=value|[\w.]+=\.\.\.|\[?--[\w-]+( [a-z]+)?\]?))"
 MENTION = re.compile(
     rf"((mpirun )?wash-hpc|python \w+\.py)( [a-z]+)?{ARGUMENT}*|python tools/\w+\.py( [a-z]+)?{ARGUMENT}+"
@@ -107,7 +107,7 @@ def make_programs(folder: Path) -> None:
     for program in (real / "bin").iterdir():
         if not program.name.startswith(("python", "wash-hpc")):
             (folder / program.name).symlink_to(program)
-    for name, first in (("python", ""), ("wash-hpc", "-m wash_hpc ")):
+    for name, first in (("python", ""), ("python3", ""), ("wash-hpc", "-m wash_hpc ")):
         (folder / name).write_text(f'#!/bin/sh\nVIRTUAL_ENV={real} exec {WARM_PYTHON} {first}"$@"\n')
         (folder / name).chmod(0o755)
 
@@ -123,8 +123,13 @@ _done: set[str] = set()
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_work_one_after_the_other(page, clone):
-    write_programs(Path(page), clone)
-    for command in commands_of(Path(page)):
+    for earlier in dict.fromkeys(("README.md", "docs/first_run.md", page)):  # what others go on from
+        work_through(Path(earlier), clone)
+
+
+def work_through(page: Path, clone: Path) -> None:
+    write_programs(page, clone)
+    for command in commands_of(page):
         text = as_run(command)
         if text and text not in _done:
             _done.add(text)
