@@ -70,15 +70,14 @@ class OfflineRun:
         earlier = sorted(folder.glob("offline-run-*-*"))
         run_id = earlier[-1].name.rsplit("-", 1)[-1] if earlier else uuid.uuid4().hex[:8]
         own = folder / f"offline-run-{self._began:%Y%m%d_%H%M%S}-{run_id}"
-        rows = past()
-        for place in earlier:
-            shutil.rmtree(place)
         (own / "files").mkdir(parents=True)
         self._log = RecordLog(own / f"run-{run_id}.wandb")
         self._num_records = 0
         self._write_start(config, run_id)
-        for step, scalars in rows:
+        for step, scalars in past():
             self.append(step, scalars)
+        for place in earlier:  # only now: the disk may be full
+            shutil.rmtree(place)
 
     def append(self, step: int, scalars: Scalars) -> None:
         """Add numbers to the row of a step. Raises OSError."""
