@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone that is not installed
 
-from wash_hpc.launch import ON_ONE_MACHINE
+from wash_hpc.sweep.launch import ON_ONE_MACHINE
 
 WARM_UP = 3  # rounds that are not counted: they connect the ranks and touch the buffers for the first time
 

@@ -31,9 +31,9 @@ from bench_common import Figures, describe_machine, seconds_of, start_ranks
 from PIL import Image
 
 from wash_hpc.data.folder import scan_splits
-from wash_hpc.launch import ON_ONE_MACHINE
 from wash_hpc.parallel import start_mpi
 from wash_hpc.storage.metrics import read_metrics
+from wash_hpc.sweep.launch import ON_ONE_MACHINE
 
 NUM_CLASSES = 100
 ROUNDS = 3

@@ -24,10 +24,9 @@ from wash_hpc.config import Config, load_config
 from wash_hpc.data import open_source
 from wash_hpc.data.source import steps_per_epoch
 from wash_hpc.errors import WashError
-from wash_hpc.launch import launcher_words
-from wash_hpc.sweep import Run, Sweep
-from wash_hpc.sweep_options import MPIRUN
-from wash_hpc.sweep_runs import look_at, require_same, train_in_turn
+from wash_hpc.sweep.grid import Run, Sweep
+from wash_hpc.sweep.launch import MPIRUN, launcher_words
+from wash_hpc.sweep.runs import look_at, require_same, train_in_turn
 
 CONFIG = Path("configs/compare_digits.yaml")
 MEMBERS = 4

@@ -14,7 +14,7 @@ from wash_hpc.completion import add_completion, complete
 from wash_hpc.errors import WashError, printable
 from wash_hpc.parallel import end_command, require_mpi, require_ranks, start_mpi, wait_at_exit
 from wash_hpc.signals import Signals
-from wash_hpc.sweep_options import add_sweep
+from wash_hpc.sweep.options import add_sweep
 from wash_hpc.usage import (
     DESCRIPTION,
     EXAMPLES,
@@ -152,7 +152,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from wash_hpc.sweep_command import sweep
+    from wash_hpc.sweep.command import sweep
 
     return sweep(options, _print)
 

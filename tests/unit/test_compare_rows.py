@@ -12,7 +12,7 @@ import pytest
 from wash_hpc.config import load_config
 from wash_hpc.methods import method_names
 from wash_hpc.storage.run_folder import changed_keys, changes_of_result
-from wash_hpc.sweep import read_sweep
+from wash_hpc.sweep.grid import read_sweep
 
 sys.path.insert(0, "tools")  # where it finds its neighbours
 spec = importlib.util.spec_from_file_location("compare", "tools/compare.py")

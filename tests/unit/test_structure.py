@@ -13,8 +13,8 @@ PACKAGE = Path("wash_hpc")
 
 # Lower may not import higher; see docs/design.md.
 LEVELS = [
-    {"errors", "clock", "seeds", "signals", "startup", "usage", "sweep_options", "launch"},
-    {"config", "config_text", "method_kinds", "ranges", "slurm", "sweep"},
+    {"errors", "clock", "seeds", "signals", "startup", "usage"},
+    {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs", "machine", "completion", "rates"},
     {"report", "methods", "optimizer", "cuda_graph", "member"},
@@ -42,10 +42,8 @@ LEVELS = [
         "basin",
         "tune",
         "requeue",
-        "sweep_runs",
-        "sweep_slurm",
     },
-    {"finished", "plan_report", "evaluate_report", "sweep_command"},
+    {"finished", "plan_report", "evaluate_report", "sweep"},
     {"landscape"},
     {"__main__"},
 ]

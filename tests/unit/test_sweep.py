@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from wash_hpc.__main__ import main
 from wash_hpc.config import dump_config, load_config
 from wash_hpc.errors import ConfigError, RunFolderError, WashError
-from wash_hpc.launch import launcher_words
-from wash_hpc.sweep import MOST_RUNS, Sweep, as_override, read_sweep, require_runs
-from wash_hpc.sweep_runs import FINISHED, MISSING, OTHER, STOPPED, look, require_same
-from wash_hpc.sweep_slurm import in_ranges, task_arguments
+from wash_hpc.sweep.grid import MOST_RUNS, Sweep, as_override, read_sweep, require_runs
+from wash_hpc.sweep.launch import launcher_words
+from wash_hpc.sweep.runs import FINISHED, MISSING, OTHER, STOPPED, look, require_same
+from wash_hpc.sweep.slurm import in_ranges, task_arguments
 
 SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
 CONFIG = "configs/compare_digits.yaml"

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from wash_hpc.sweep import Run, Sweep, read_sweep, require_runs
-from wash_hpc.sweep_runs import STOPPED, Say, look_at, report, train_in_turn
-from wash_hpc.sweep_slurm import Submission, submit, task_arguments
+from wash_hpc.sweep.grid import Run, Sweep, read_sweep, require_runs
+from wash_hpc.sweep.runs import STOPPED, Say, look_at, report, train_in_turn
+from wash_hpc.sweep.slurm import Submission, submit, task_arguments
 
 DONE, SOME_MISSING, INTERRUPTED = 0, 1, 130
 
@@ -20,7 +20,7 @@ def sweep(options: argparse.Namespace, say: Say) -> int:
     """Do what the command line says.
 
     Args:
-        options: as `sweep_options` has them.
+        options: as `options` has them.
         say: prints a line.
 
     Returns:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from wash_hpc.config import Config, load_run_config
 from wash_hpc.errors import RunFolderError, WashError
-from wash_hpc.launch import launcher_words, run_ranks
 from wash_hpc.report.summarize import main as summarize
 from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.run_folder import changes_of_result
 from wash_hpc.storage.run_lock import LOCK
-from wash_hpc.sweep import SEED, Run, Sweep
+from wash_hpc.sweep.grid import SEED, Run, Sweep
+from wash_hpc.sweep.launch import launcher_words, run_ranks
 
 Say = Callable[[str], object]
 MISSING, STOPPED, FINISHED, OTHER = "missing", "stopped", "finished", "other configuration"

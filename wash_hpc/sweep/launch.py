@@ -11,7 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from wash_hpc.errors import ConfigError
-from wash_hpc.sweep_options import MPIRUN
+
+MPIRUN = "mpirun -n {ranks}"
+"""The launcher where nobody names another."""
 
 ON_ONE_MACHINE = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from wash_hpc.errors import ConfigError, WashError, WorldError
 from wash_hpc.slurm import current_job
-from wash_hpc.sweep import Run, Sweep
-from wash_hpc.sweep_runs import FINISHED, Say, look_at, require_same
+from wash_hpc.sweep.grid import Run, Sweep
+from wash_hpc.sweep.runs import FINISHED, Say, look_at, require_same
 
 SCRIPT = Path("slurm/sweep.sh")
 # What tools/mpi_env.sh sets for one machine; with it all ranks of a job would be on its first node.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from wash_hpc.sweep.launch import MPIRUN
 from wash_hpc.usage import SWEEP, SWEEP_EXAMPLES
-
-MPIRUN = "mpirun -n {ranks}"
 
 
 def add_sweep(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
