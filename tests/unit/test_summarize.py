@@ -107,6 +107,22 @@ def test_html_and_csv_are_written_besides(runs: list[Path], tmp_path: Path) -> N
         assert [row["name"] for row in csv.DictReader(file)] == ["one", "two"]
 
 
+def test_a_folder_that_holds_runs_stands_for_them_and_files_beside_folders_are_passed_over(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    runs[1].rename(sweep / "two")
+    (tmp_path / "report.html").write_text("")
+    for given in ([tmp_path], [*tmp_path.iterdir()], [runs[0], sweep, sweep / "two"]):
+        result = summarize(*given, "--json")
+        assert (result.returncode, result.stderr) == (0, ""), given
+        assert sorted(run["name"] for run in json.loads(result.stdout)) == ["one", "two"], given
+    result = summarize(tmp_path / "report.html")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "report.html: " in result.stderr
+
+
 def test_unfinished_and_broken_runs_are_named_and_the_rest_is_shown(runs: list[Path], tmp_path: Path) -> None:
     start_run(tmp_path / "going", "going").close()
     (runs[0] / "summary.json").write_text("{")

@@ -64,6 +64,30 @@ class Run:
         return replace(self.summary, name=self.label, method=self.methods)
 
 
+def run_folders(paths: Sequence[Path]) -> list[Path]:
+    """The runs among what a shell's `runs/*` stands for, each once.
+
+    Of a folder that is no run and holds some, such as `runs` or a sweep's, those are taken; files that lie beside
+    folders, such as reports, are passed over. What is neither stays, so that it can be named.
+    """
+    folders = [path for path in paths if not path.is_file()] or paths
+    return list(dict.fromkeys(run for folder in folders for run in _runs_below(folder) or [folder]))
+
+
+def _runs_below(folder: Path, depth: int = 2) -> list[Path]:
+    """The runs in a folder that is none itself, also in folders of it that are none."""
+    if not folder.is_dir() or (folder / "config.yaml").is_file():
+        return []
+    try:
+        folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:  # not ours to look into: it will be named as no run
+        return []
+    runs = []
+    for below in folders:
+        runs += [below] if (below / "config.yaml").is_file() else _runs_below(below, depth - 1) if depth > 1 else []
+    return runs
+
+
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The finished runs among some folders, without metrics, and a sentence for each of the others."""
     runs, problems = [], []

@@ -20,7 +20,7 @@ from wash_hpc.report.follow import follow
 from wash_hpc.report.groups import Group, differing, group_caption, group_csv, group_grid, group_objects, group_runs
 from wash_hpc.report.keys import Condition, check_keys, sort_items, value_of
 from wash_hpc.report.page import write_page
-from wash_hpc.report.runs import Run, read_runs, with_metrics
+from wash_hpc.report.runs import Run, read_runs, run_folders, with_metrics
 from wash_hpc.report.table import csv_text, print_grid, print_table
 from wash_hpc.storage.files import write_atomically
 from wash_hpc.storage.metrics import metrics_files
@@ -32,10 +32,10 @@ _ALARM_RECORDS = 5000  # of a run, the last ones
 
 _EXAMPLES = """\
 examples:
-  tools/summarize.py runs/*                           a table of all runs
+  tools/summarize.py runs                             a table of all runs in a folder, a sweep's too
   tools/summarize.py runs/a runs/b --html report.html   the same, and a page with their curves
-  tools/summarize.py runs/* --group method,method.p --sort=-soup_accuracy    mean and spread over seeds
-  tools/summarize.py runs/* --filter 'method.p>=0.1' --filter method=wash
+  tools/summarize.py runs --group method,method.p --sort=-soup_accuracy    mean and spread over seeds
+  tools/summarize.py runs --filter 'method.p>=0.1' --filter method=wash
   tools/summarize.py runs/a --json | jq '.[0].soup_accuracy'
   tools/summarize.py runs/a --follow                  watch a run that is going, then the table
 
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, such as runs/demo-wash")
+    add("runs", metavar="RUN", nargs="+", type=Path, help="a run's folder, or one that holds runs")
     add("--group", metavar="KEYS", type=_keys, help="one row for all runs that agree in these keys: KEY,KEY")
     add("--sort", metavar="KEYS", type=_keys, default=[], help="KEY,KEY; --sort=-KEY is descending")
     add(
@@ -105,8 +105,9 @@ def _keys(text: str) -> list[str]:
 
 def _summarize(options: argparse.Namespace) -> int:
     conditions = [Condition.parse(text) for text in options.filter]
-    has_ended_early = options.follow and not follow(options.runs, Console(stderr=True))
-    runs, problems = read_runs(options.runs)
+    folders = run_folders(options.runs)
+    has_ended_early = options.follow and not follow(folders, Console(stderr=True))
+    runs, problems = read_runs(folders)
     if not runs:
         return _complain(problems, _SOME_LEFT_OUT if has_ended_early else _NOTHING_SHOWN)
     check_keys(runs, [condition.key for condition in conditions] + [key.removeprefix("-") for key in options.sort])
