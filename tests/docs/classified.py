@@ -146,9 +146,6 @@ ELSEWHERE = {
     "tests/slurm/test_slurm_queue.py::test_a_cancelled_job_leaves_a_folder_that_can_be_read_and_continued": (
         "scancel JOBID",
     ),
-    "tests/slurm/test_slurm_scripts.py::test_tasks_of_a_sweep_are_all_pairs_of_values_and_seeds": (
-        'export VALUES="[0,1] [0.5]"',
-    ),
 }
 """By the test, or how its name begins, that runs them or what they call: commands that are not run again."""
 

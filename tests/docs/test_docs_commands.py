@@ -70,7 +70,7 @@ def test_a_test_that_is_said_to_run_commands_is_there(test):
 def test_what_is_mentioned_of_a_command_is_there():
     commands, package = (
         re.compile(r'add_parser\(\s*"(\w+)"'),
-        "".join(map(Path.read_text, Path("wash_hpc").glob("*.py"))),
+        "".join(map(Path.read_text, Path("wash_hpc").rglob("*.py"))),
     )
     for page in PAGES:
         for command in filter(is_mention, commands_of(Path(page))):
@@ -105,9 +105,9 @@ def make_programs(folder: Path) -> None:
     real = Path(os.environ["VIRTUAL_ENV"])
     folder.mkdir(parents=True)
     for program in (real / "bin").iterdir():
-        if not program.name.startswith(("python", "wash-hpc")):
+        if program.name not in {"python", "wash-hpc"}:
             (folder / program.name).symlink_to(program)
-    for name, first in (("python", ""), ("python3", ""), ("wash-hpc", "-m wash_hpc ")):
+    for name, first in (("python", ""), ("wash-hpc", "-m wash_hpc ")):  # python3 starts warm-python itself
         (folder / name).write_text(f'#!/bin/sh\nVIRTUAL_ENV={real} exec {WARM_PYTHON} {first}"$@"\n')
         (folder / name).chmod(0o755)
 
