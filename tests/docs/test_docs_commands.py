@@ -105,10 +105,15 @@ def make_programs(folder: Path) -> None:
     real = Path(os.environ["VIRTUAL_ENV"])
     folder.mkdir(parents=True)
     for program in (real / "bin").iterdir():
-        if program.name not in {"python", "wash-hpc"}:
+        if not program.name.startswith(("python", "wash-hpc")):
             (folder / program.name).symlink_to(program)
-    for name, first in (("python", ""), ("wash-hpc", "-m wash_hpc ")):  # python3 starts warm-python itself
-        (folder / name).write_text(f'#!/bin/sh\nVIRTUAL_ENV={real} exec {WARM_PYTHON} {first}"$@"\n')
+    commands = {
+        "python": WARM_PYTHON,
+        "python3": real / "bin" / "python3",  # in which warm-python itself is run
+        "wash-hpc": f"{WARM_PYTHON} -m wash_hpc",
+    }
+    for name, command in commands.items():
+        (folder / name).write_text(f'#!/bin/sh\nVIRTUAL_ENV={real} exec {command} "$@"\n')
         (folder / name).chmod(0o755)
 
 
