@@ -123,6 +123,12 @@ def test_a_folder_that_holds_runs_stands_for_them_and_files_beside_folders_are_p
     assert "report.html: " in result.stderr
 
 
+def test_a_run_that_is_named_in_several_ways_counts_once(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(runs[0])
+    result = summarize(runs[0], f"{tmp_path}/two/../one", tmp_path / "again", runs[1], "--json")
+    assert names(result) == ["one", "two"]
+
+
 def test_unfinished_and_broken_runs_are_named_and_the_rest_is_shown(runs: list[Path], tmp_path: Path) -> None:
     start_run(tmp_path / "going", "going").close()
     (runs[0] / "summary.json").write_text("{")

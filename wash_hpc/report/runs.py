@@ -5,6 +5,7 @@ Owns what is said of a folder that holds no finished run.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -65,13 +66,17 @@ class Run:
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
-    """The runs among what a shell's `runs/*` stands for, each once.
+    """The runs among what a shell's `runs/*` stands for, each once, as it was named first.
 
     Of a folder that is no run and holds some, such as `runs` or a sweep's, those are taken; files that lie beside
     folders, such as reports, are passed over. What is neither stays, so that it can be named.
     """
     folders = [path for path in paths if not path.is_file()] or paths
-    return list(dict.fromkeys(run for folder in folders for run in _runs_below(folder) or [folder]))
+    runs: dict[str, Path] = {}
+    for folder in folders:
+        for run in _runs_below(folder) or [folder]:
+            runs.setdefault(os.path.realpath(run), run)  # as links may go in a circle
+    return list(runs.values())
 
 
 def _runs_below(folder: Path, depth: int = 2) -> list[Path]:
