@@ -191,6 +191,12 @@ def test_spread_gap_bytes_per_point_and_shares_of_a_step_follow_from_the_summary
     assert shown == ["2.83", "-2.00", "1.5", "10/80/0/10"]
 
 
+def test_images_a_second_are_whole_numbers_from_100_up() -> None:
+    column = next(column for column in COLUMNS if column.title == "img/s")
+    rates = (2511.3, 99.97, 9.876)
+    assert [column.cell(summary(images_per_second_per_member=rate)) for rate in rates] == ["2511", "100", "9.88"]
+
+
 @pytest.mark.parametrize(
     "changes", [{"soup_accuracy": 0.9}, {"bytes_sent_per_member": 0}, {"soup_accuracy": None}, {"metric": "perplexity"}]
 )

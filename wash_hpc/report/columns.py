@@ -150,7 +150,7 @@ def _two(value: float) -> str:
 
 
 def _three(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) < 99.95 else f"{value:.0f}"
 
 
 SHARE_COLUMNS = tuple(_number(f"{part}\n%", share(part), "{:.0f}".format, 3.4) for part in PARTS)
