@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 
 from wash_hpc.errors import RunFolderError
-from wash_hpc.report.follow import status_line
+from wash_hpc.report.alarms import Alarm
+from wash_hpc.report.follow import _Printer, status_line
 from wash_hpc.report.live import screen, sparkline
 from wash_hpc.report.watch import Look, RunWatch, describe_unfinished
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
@@ -220,3 +221,14 @@ def test_a_curve_of_text_goes_from_the_least_to_the_largest_value() -> None:
     assert sparkline([1, float("nan"), 2.1, 3], 10) == "▁▅█"
     assert (sparkline([], 10), sparkline([5, 5], 10), sparkline([0, 7], 10, is_ascii=True)) == ("", "▁▁", "_#")
     assert len(sparkline(list(range(1000)), 12)) == 12
+
+
+def test_in_a_log_an_alarm_is_said_once_and_of_members_once_for_those_it_names() -> None:
+    text = io.StringIO()
+    printer = _Printer(Console(file=text, width=1000))
+    slow, faster = (Alarm("data", f"{share}% of the time is spent waiting for batches", "Try") for share in (19, 18))
+    low, sick = (Alarm("member", what, "Try") for what in ("member 1 is far below", "loss of member 3 is not finite"))
+    for said in ([slow, low], [faster, low], [faster, sick], [sick, low]):
+        printer.show(Look(Path("a"), "going", None, "", 0.0, alarms=said))
+    alarms = [line.partition("alarm: ")[2] for line in text.getvalue().splitlines() if "alarm" in line]
+    assert alarms == [str(slow), str(low), str(sick)]

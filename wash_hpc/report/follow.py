@@ -93,11 +93,11 @@ class _Printer:
         self._console = console
         self._shown = ""
         self._urgent: tuple[object, ...] = ()
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
         self._said_at = -_BETWEEN_LINES
 
     def show(self, look: Look) -> None:
-        """Print the run's line where it is due, and each kind of alarm once."""
+        """Print the run's line where it is due, and each kind of alarm once, of members one for each that it names."""
         line = status_line(look)
         evaluations = () if look.metrics is None else tuple(look.metrics.evaluate_step[-1:].tolist())
         urgent, now = (look.state, evaluations), time.monotonic()
@@ -105,8 +105,9 @@ class _Printer:
             _print(self._console, f"{look.folder}: {line}" if look.state != "waiting" else line)
             self._shown, self._urgent, self._said_at = line, urgent, now
         for alarm in look.alarms:
-            if alarm.kind not in self._said:
-                self._said.add(alarm.kind)
+            said = (alarm.kind, alarm.what if alarm.kind == "member" else "")  # other sentences hold changing numbers
+            if said not in self._said:
+                self._said.add(said)
                 _print(self._console, f"{look.folder}: alarm: {alarm}")
 
 
