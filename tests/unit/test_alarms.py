@@ -49,8 +49,7 @@ def metrics(**changes: Any) -> Metrics:
     made = Metrics(
         np.arange(10, 401, 10), np.ones(T), np.ones(T), ones, 0.9 * ones, ones, *seconds, counts, counts, counts,
         np.full(T, 20.0), np.ones((T, 1)), np.arange(80, 401, 80), np.full((5, M), 0.97), judged, judged,
-        np.full((5, M), 0.1), np.full(5, 0.1), np.full(5, 0.1), np.full(5, 0.02), ("fc",),
-        {"num_steps": 400, "first_step": 0},
+        np.full((5, M), 0.1), np.full(5, 0.1), np.full(5, 0.1), np.full(5, 0.02), ("fc",), {"num_steps": 400},
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -66,8 +65,8 @@ def the_one(made: list[Alarm], kind: str) -> Alarm:
 
 def test_a_healthy_run_and_one_of_few_records_say_nothing() -> None:
     assert found(metrics(), SUMMARY) == []
-    empty = {name: getattr(metrics(), name)[:0] for name in Metrics.__dataclass_fields__ if name != "layer_names"
-             and name != "attributes"}  # fmt: skip
+    empty = {name: getattr(metrics(), name)[:0] for name in Metrics.__dataclass_fields__ if
+             name not in {"layer_names", "attributes", "starts"}}  # fmt: skip
     assert found(metrics(**empty)) == []
     assert alarms(metrics(), None, {}) == []
 
@@ -79,6 +78,7 @@ APART: dict[str, Any] = {
 
 
 def test_members_that_drift_apart_are_said_with_a_p_that_shuffles_often_enough() -> None:
+    assert found(metrics(**APART), p=0.3)[0].advice.endswith("here 120")
     alarm = the_one(found(metrics(**APART)), "apart")
     assert "distance has grown from 24 to 40, and the soup is 57.0 points under its ensemble" in alarm.what
     assert alarm.advice.startswith("Try method.p=0.38 (now 0.01): what counts is shuffles of a position over the run")
@@ -111,9 +111,22 @@ def test_independent_members_are_apart_by_design(name: str) -> None:
     ("method", "advice"),
     [
         ({"p": 0.3}, "Try method.p=0.5 (now 0.3)"),  # 120 shuffles: more of them
-        ({"p": 0.01, "stop": 20}, "Try more than 100 steps"),  # no p is enough
-        ({"p": 0.9}, "Try ensemble.same_init=true, a lower optimizer.lr"),  # enough of them
+        ({"p": 0.3, "every": 2}, "Try method.p=0.75 (now 0.3)"),  # 60
+        ({"p": 0.8, "every": 3}, "Try method.p=1 (now 0.8)"),  # 107, and no p makes it 200
+        ({"p": 1, "every": 3}, "Try more than 600 steps"),
+        ({"p": 1, "every": 8}, "Try more than 800 steps"),  # 50
+        ({"p": 0.01, "stop": 20}, "Try method.stop=null (now 20) with method.p=0.38: "),
+        ({"p": 0.01, "start": 390}, "Try method.start=0 (now 390) with method.p=0.38: "),
+        ({"p": 0.01, "every": 5, "stop": 20}, "Try more than 500 steps"),
+        ({"p": 0.9}, "Try ensemble.same_init=true, a lower optimizer.lr, or method.p_schedule=lr"),  # enough of them
+        ({"p": 0.9, "p_schedule": "cosine"}, "Try method.p=1 (now 0.9): "),  # 180, as its mean is a half
+        ({"p": 0.2, "p_schedule": "linear"}, "Try method.p=0.75 (now 0.2): "),  # 40
+        ({"p": 0.2, "p_schedule": "lr"}, "Try method.p=0.75 (now 0.2): "),
+        ({"p": 1, "p_schedule": "linear", "every": 4}, "Try more than 800 steps"),  # 50
         ({"name": "papa", "alpha": 0.99, "every": 10}, "Try method.alpha=0.9 (now 0.99)"),
+        ({"name": "papa", "alpha": 0.6, "every": 10}, "Try method.alpha=0.5 (now 0.6)"),
+        ({"name": "papa", "alpha": 0.3, "every": 0}, "Try method.every=5 (now 10), or ensemble.same_init=true"),
+        ({"name": "papa", "alpha": 0.0, "every": 1}, "Try ensemble.same_init=true"),
         ({"name": "diloco", "every": 100}, "Try method.every=50 (now 100)"),
         ({"name": "mine"}, "Try ensemble.same_init=true"),
         ({"p": "large"}, "Try a larger method.p"),
@@ -174,11 +187,46 @@ def test_parts_of_a_step_that_take_much_of_it_are_said_but_not_those_of_the_firs
     assert data.advice.startswith("Try more data.workers (now 3;")
 
 
-def test_a_start_in_mid_run_counts_for_no_share_either() -> None:
+@pytest.mark.parametrize(
+    ("method", "optimizer", "advice"),
+    [
+        ({}, "sgd", "Try method.overlap=true, or method.every=2 with method.p=0.02 (as many bytes, half the messages)"),
+        ({"then": [{"name": "papa"}]}, "sgd", "Try method.every=2 with"),
+        ({"optimizer_state": True}, "sgd", "Try method.overlap=true"),
+        ({"optimizer_state": True}, "adamw", "Try method.every=2 with"),
+        ({"name": "sparta"}, "sgd", "Try method.every=2 with"),
+        ({"p": 0.8}, "sgd", "Try method.overlap=true, or method.every=2 with method.p=1 (fewer bytes, half the mess"),
+        ({"name": "papa", "every": 0}, "sgd", "Try method.every=20 (now 10)"),
+    ],
+)
+def test_rarer_exchanges_are_advised_by_what_the_configuration_accepts(
+    method: dict[str, Any], optimizer: str, advice: str
+) -> None:
+    config = {"optimizer": {"name": optimizer}, "method": {**CONFIG["method"], **method}}
+    alarm = the_one(alarms(metrics(exchange_seconds=np.full((T, M), 0.3)), None, config), "exchange")
+    assert alarm.advice.startswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("method", "goes_on"),
+    [
+        ({}, True),
+        ({"topology": "ring"}, False),
+        ({"then": [{"name": "papa"}]}, False),
+        ({"quarantine": True}, False),  # it does already
+        ({"name": "papa"}, False),
+    ],
+)
+def test_going_on_without_a_sick_member_is_advised_where_the_method_can(method: dict[str, Any], goes_on: bool) -> None:
+    alarm = the_one(found(metrics(), replace(SUMMARY, left_out_members=[1]), **method), "member")
+    assert ("method.quarantine=true lets WASH go on without it" in alarm.advice) == goes_on
+
+
+def test_starts_in_mid_run_count_for_no_share_either() -> None:
     slow = np.full((T, M), 0.02)
-    slow[20] = 100.0  # the record after step 200
-    assert found(metrics(data_seconds=slow, attributes={"first_step": 200})) == []
-    shares = step_shares(metrics(attributes={"first_step": 200}))
+    slow[[10, 20]] = 100.0  # the records after steps 100 and 200
+    assert found(metrics(data_seconds=slow, starts=(0, 100, 200))) == []
+    shares = step_shares(metrics(starts=(0, 100, 200)))
     assert shares is not None
     assert sum(shares.values()) == pytest.approx(1)
     assert step_shares(metrics(step=np.full(T, 10))) is None  # no steps between them

@@ -292,6 +292,7 @@ def test_the_last_records_are_those_at_the_end_of_all(tmp_path: Path, last: int,
                 if step in evaluate:
                     writer.append_evaluation(evaluation_record(step, first))
     assert tables(read_metrics(tmp_path, last)) == tables(read_metrics(tmp_path), last)
+    assert read_metrics(tmp_path, last).starts == (0, 5, 7)
 
 
 def test_the_last_records_of_tables_that_are_not_whole_are_whole_rows(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wash_hpc.rates import FEWEST_STEPS, MOST_WAITING, waiting_advice
+from wash_hpc.rates import FEWEST_STEPS, MOST_WAITING, PARTS, waiting_advice
+from wash_hpc.report.advice import ALL_EQUAL, closer, further, healthier, number, rarer, section
 from wash_hpc.storage.metrics import Metrics
 from wash_hpc.storage.summary import Summary
 
@@ -29,10 +30,6 @@ NO_DISTANCE = 1e-3  # whole vector: networks have norms of ten and more, members
 SAME_ANSWERS = 0.001  # disagreement: one prediction in a thousand; healthy members differ on some in a hundred
 FAR_BELOW = 0.10  # ten points of training accuracy: members with one recipe differ by one or two; noise of the least
 NUM_RECENT = 5  # records that are averaged for it is about two points
-SHUFFLES = (100, 200)  # of a position over a run, p x steps: what has made soups as good as ensembles
-_AIM = 150
-_MOST_NUMBER = 2.0**63  # that a configuration of ours can hold
-_ALL_EQUAL = {"papa_all", "local_sgd", "diloco", "data_parallel"}  # whose members are equal by design now and then
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,8 @@ def alarms(metrics: Metrics, summary: Summary | None, config: Mapping[str, Any])
     """What is wrong with a run; empty where nothing is, or too little has been written to say so.
 
     Args:
-        metrics: its records, all or the last ones. The first record counts for no share of a step: the loader starts
-            and kernels are chosen in it.
+        metrics: its records, all or the last ones. The first record of a start counts for no share of a step: the
+            loader starts and kernels are chosen in it.
         summary: of a finished run; None while it goes on.
         config: its configuration as plain sections (`config_text.plain_sections`); what is not in it is not known.
     """
@@ -78,10 +75,7 @@ def _unhealthy(metrics: Metrics, summary: Summary | None, config: Mapping[str, A
     if len(metrics.step):
         sick |= set(np.flatnonzero(~np.isfinite(metrics.loss[-1])).tolist())
     if sick:
-        lr = _number(_section(config, "optimizer"), "lr")
-        lower = f"optimizer.lr={_short(lr / 3)} (now {_short(lr)})" if lr else "a lower optimizer.lr"
-        advice = f"Try {lower}, or optimizer.warmup_steps; method.quarantine=true lets WASH go on without it"
-        yield Alarm("member", f"{_members(sick)} not finite", advice)
+        yield Alarm("member", f"{_members(sick)} not finite", healthier(config))
     low = [member for member in _far_below(metrics, config) if member not in sick]
     if low:
         points = f"more than {FAR_BELOW * 100:.0f} points below the median of the members"
@@ -95,7 +89,7 @@ def _far_below(metrics: Metrics, config: Mapping[str, Any]) -> list[int]:
     Training accuracy, because a member is judged on test images with statistics that a shuffle has left behind, and is
     then low in mid-run without being ill. Members that drew other regularisations differ in it by design.
     """
-    train = _section(config, "train")
+    train = section(config, "train")
     drawn = any(isinstance(value, list) and len(value) > 1 for value in train.values())
     if metrics.num_members < 3 or len(metrics.step) < 2 * NUM_RECENT or drawn:
         return []
@@ -108,34 +102,34 @@ def _far_below(metrics: Metrics, config: Mapping[str, Any]) -> list[int]:
 
 def _apart(metrics: Metrics, summary: Summary | None, config: Mapping[str, Any]) -> Iterator[Alarm]:
     """A soup that stays under its ensemble, while the members part or at the end; by design of independent members."""
-    method = _section(config, "method")
+    method = section(config, "method")
     name = method.get("name", None if summary is None else summary.method)
     if name in {"independent", "data_parallel"}:
         return
     under = _under(metrics, config)[1:][-NUM_EVALUATIONS:]  # without the first, at which members begin far apart
     distances = _distances(metrics)[-len(under) :] if len(under) else np.zeros(0)
     is_apart = len(under) == NUM_EVALUATIONS and (under > 1).all() and distances[-1] > LEAST_GROWTH * distances[0]
-    steps = _number(_section(config, "train"), "steps") or (None if summary is None else summary.steps)
-    steps = _number(metrics.attributes, "num_steps") or steps
+    steps = number(section(config, "train"), "steps") or (None if summary is None else summary.steps)
+    steps = number(metrics.attributes, "num_steps") or steps
     if is_apart:
         what = (
             f"members drift apart: over the last {NUM_EVALUATIONS} evaluations their distance has grown from "
             f"{distances[0]:.3g} to {distances[-1]:.3g}, and the soup is {_gap(metrics, config)} its ensemble"
         )
-        yield Alarm("apart", what, _closer(method, str(name), steps))
+        yield Alarm("apart", what, closer(config, str(name), steps))
     elif summary is not None and (ended := _final_gap(summary)):
-        yield Alarm("gap", f"the soup has ended {ended} its ensemble", _closer(method, str(name), steps))
+        yield Alarm("gap", f"the soup has ended {ended} its ensemble", closer(config, str(name), steps))
 
 
 def _under(metrics: Metrics, config: Mapping[str, Any]) -> NDArray[Any]:
     """[E] by how much the soup is under its ensemble at each evaluation; 1 is what is still well."""
-    if _section(config, "data").get("name") == "text":
+    if section(config, "data").get("name") == "text":
         return np.asarray((metrics.soup_nll - metrics.ensemble_nll) / MOST_GAP_NLL)
     return np.asarray((metrics.ensemble_accuracy - metrics.soup_accuracy) / MOST_GAP)
 
 
 def _gap(metrics: Metrics, config: Mapping[str, Any]) -> str:
-    if _section(config, "data").get("name") == "text":
+    if section(config, "data").get("name") == "text":
         return f"{float(metrics.soup_nll[-1] - metrics.ensemble_nll[-1]):.2f} nats worse than"
     return f"{100 * float(metrics.ensemble_accuracy[-1] - metrics.soup_accuracy[-1]):.1f} points under"
 
@@ -152,40 +146,10 @@ def _final_gap(summary: Summary) -> str:
     return f"{100 * by:.1f} points under" if summary.metric == "accuracy" else f"{by:.2f} nats worse than"
 
 
-def _closer(method: Mapping[str, Any], name: str, steps: float | None) -> str:
-    """What keeps members together, by the method."""
-    every = _number(method, "every") or 1
-    if name in {"wash", "sparta"}:
-        return _more_shuffles(method, steps)
-    if name == "papa":
-        alpha = _number(method, "alpha") or 0.99
-        return f"Try method.alpha={1 - min(0.5, 10 * (1 - alpha)):.3g} (now {alpha:g}), or ensemble.same_init=true"
-    if name in _ALL_EQUAL and every > 1:
-        return f"Try method.every={max(1, every // 2):.0f} (now {every:.0f}), or ensemble.same_init=true"
-    return "Try ensemble.same_init=true, or a method that acts more often"
-
-
-def _more_shuffles(method: Mapping[str, Any], steps: float | None) -> str:
-    """The p at which positions are shuffled often enough over the run."""
-    every = _number(method, "every") or 1
-    p, start = _number(method, "p"), _number(method, "start") or 0
-    end = min(_number(method, "stop") or np.inf, steps or np.inf)
-    if p is None or not np.isfinite(end) or end <= start:
-        return "Try a larger method.p"
-    exchanges = max(1.0, (end - start) / every)
-    known = f"what counts is shuffles of a position over the run, p x exchanges, {SHUFFLES[0]} to {SHUFFLES[1]}"
-    if p * exchanges >= SHUFFLES[1]:
-        return "Try ensemble.same_init=true, a lower optimizer.lr, or method.p_schedule=lr"
-    better = _AIM / exchanges if p * exchanges < SHUFFLES[0] else SHUFFLES[1] / exchanges
-    if better > 1:
-        return f"Try more than {SHUFFLES[0] * every:.0f} steps, or ensemble.same_init=true: {known}"
-    return f"Try method.p={_short(better)} (now {_short(p)}): {known}; here {_short(p * exchanges)}"
-
-
 def _collapsed(metrics: Metrics, config: Mapping[str, Any]) -> Iterator[Alarm]:
     """Members that are one: nothing is left to ensemble."""
-    method = _section(config, "method")
-    if method.get("name") in _ALL_EQUAL or metrics.num_members < 2:
+    method = section(config, "method")
+    if method.get("name") in ALL_EQUAL or metrics.num_members < 2:
         return
     distances, answers = _distances(metrics)[-NUM_EVALUATIONS:], metrics.disagreement[-NUM_EVALUATIONS:]
     if len(distances) < NUM_EVALUATIONS:
@@ -197,13 +161,7 @@ def _collapsed(metrics: Metrics, config: Mapping[str, Any]) -> Iterator[Alarm]:
         f"members have collapsed into one: distance {distances[-1]:.2g}, disagreement {answers[-1]:.2%} at the last "
         f"{NUM_EVALUATIONS} evaluations"
     )
-    if method.get("name") == "papa":
-        advice = "Try method.alpha=0.99, a larger method.every, or ensemble.same_init=false"
-    else:
-        p = _number(method, "p")
-        advice = f"Try method.p={_short(p / 10)} (now {_short(p)})" if p else "Try exchanging less"
-        advice += ", ensemble.same_init=false, or lists of train.mixup and train.cutmix, from which members draw"
-    yield Alarm("collapsed", what, advice)
+    yield Alarm("collapsed", what, further(method))
 
 
 def _distances(metrics: Metrics) -> NDArray[Any]:
@@ -221,53 +179,30 @@ def _slow(metrics: Metrics, config: Mapping[str, Any]) -> Iterator[Alarm]:
         return
     if shares["exchange"] > MOST_EXCHANGING:
         what = f"exchanges take {shares['exchange']:.0%} of a step"
-        yield Alarm("exchange", what, _rarer(_section(config, "method")))
+        yield Alarm("exchange", what, rarer(config))
     if shares["data"] > MOST_WAITING:
-        data = _section(config, "data")
+        data = section(config, "data")
         advice = waiting_advice(str(data.get("name")), data.get("workers"))
         yield Alarm("data", f"{shares['data']:.0%} of the time is spent waiting for batches", _sentence(advice))
-
-
-def _rarer(method: Mapping[str, Any]) -> str:
-    """What makes exchanges cost less of a step."""
-    name, every, p = method.get("name"), _number(method, "every") or 1, _number(method, "p")
-    plan = "wash-hpc plan on the run's config.yaml says what else would"
-    if name in {"wash", "sparta"} and p:
-        rarer = f"method.every={2 * every:.0f} with method.p={_short(min(1, 2 * p))} (as many bytes, half the messages)"
-        overlap = "method.overlap=true, or " if name == "wash" and not method.get("overlap") else ""
-        return f"Try {overlap}{rarer}; {plan}"
-    return f"Try method.every={2 * every:.0f} (now {every:.0f}); {plan}"
 
 
 def step_shares(metrics: Metrics) -> dict[str, float] | None:
     """Shares of a step's time by part (data, compute, reduce, exchange), mean over members and records.
 
-    A start's first record is left out.
+    Each start's first record is left out.
 
     Returns:
         None where fewer than 20 steps are left, or no time is known.
     """
-    parts = ("data", "compute", "reduce", "exchange")
-    begins = np.searchsorted(metrics.step, _number(metrics.attributes, "first_step") or 0, side="right")
-    counted = np.setdiff1d(np.arange(1, len(metrics.step)), [begins])
+    begins = np.searchsorted(metrics.step, metrics.starts, side="right")
+    counted = np.setdiff1d(np.arange(1, len(metrics.step)), begins)
     num_steps: NDArray[Any] = np.diff(metrics.step, prepend=0)[counted]
-    seconds = {part: np.nan_to_num(getattr(metrics, f"{part}_seconds")[counted]).mean(axis=1) for part in parts}
+    seconds = {part: np.nan_to_num(getattr(metrics, f"{part}_seconds")[counted]).mean(axis=1) for part in PARTS}
     sums = {part: float(values @ num_steps) for part, values in seconds.items()}
     whole = sum(sums.values())
     if num_steps.sum() < FEWEST_STEPS or not 0 < whole < np.inf:
         return None
     return {part: value / whole for part, value in sums.items()}
-
-
-def _number(section: Mapping[str, Any], key: str) -> float | None:
-    """A number of a section; None where it is none."""
-    value = section.get(key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST_NUMBER
-    return float(value) if is_number and value is not None else None
-
-
-def _short(value: float) -> str:
-    return f"{value:.2g}"
 
 
 def _named(members: Collection[int]) -> str:
@@ -281,9 +216,3 @@ def _members(members: Collection[int]) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A section of a configuration that anybody may have written; empty where it is none."""
-    section = config.get(name)
-    return section if isinstance(section, Mapping) else {}

@@ -228,7 +228,10 @@ def _read_file(path: Path, last: int | None = None, ends: int | None = None) -> 
             last if "first_step" in attributes else None
         )  # of an early version: where it began is in its first record
         tables = [_read_table(file, table, last, ends) for table in (TRAIN, EVALUATE)]
-        table = {**tables[0], **{"evaluate_step" if name == "step" else name: tables[1][name] for name in tables[1]}}
+        table: dict[str, Any] = {
+            **tables[0],
+            **{"evaluate_step" if name == "step" else name: tables[1][name] for name in tables[1]},
+        }
         _check_widths(table, layer_names)
         return Metrics(**table, layer_names=tuple(layer_names), attributes=attributes)
 
@@ -280,7 +283,8 @@ def _join(parts: Sequence[Metrics]) -> Metrics:
         kept = [_outlives(getattr(part, step), parts[n + 1 :], begins[n + 1 :], step) for n, part in enumerate(parts)]
         for name in (step if dataset.field == "step" else dataset.field for dataset in table):
             joined[name] = np.concatenate([getattr(part, name)[rows] for part, rows in zip(parts, kept, strict=True)])
-    return replace(parts[-1], **joined)
+    starts = tuple(begin for part, begin in zip(parts, begins, strict=True) if len(part.step))
+    return replace(parts[-1], **joined, starts=starts)
 
 
 def _cut(metrics: Metrics, last: int) -> Metrics:

@@ -89,6 +89,7 @@ class Metrics:
         evaluate_step: [E] int64; the other fields down to `disagreement` are [E] or [E, M], as in `EvaluationRecord`.
         layer_names: L names.
         attributes: of the last file: configuration, versions, hosts, shape of the world.
+        starts: the steps from which starts went on, 0 for the first, of those that have records among those read.
     """
 
     step: Integers
@@ -116,6 +117,7 @@ class Metrics:
     disagreement: Floats
     layer_names: tuple[str, ...]
     attributes: Mapping[str, Attribute]
+    starts: tuple[int, ...] = (0,)
 
     @property
     def num_members(self) -> int:
