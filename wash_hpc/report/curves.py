@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from wash_hpc.report.figure import COLOURS, DASHES, Axis, Curve, Figure, HeatMap, Key, Series, Values, rounded, thinned
-from wash_hpc.report.runs import Run
+from wash_hpc.report.runs import NUM_LAYERED, Run, has_distances_by_layer
 from wash_hpc.storage.metrics import Metrics
 
 _FEW_RUNS = 12
 _FIGURE_POINTS = 20_000  # over all curves of one: some 15 bytes each, and quick to draw
 _CURVE_POINTS = (20, 2000)  # of one curve, at least and at most
-_HEAT_RUNS = 4
 _HEAT_CELLS, _HEAT_COLUMNS = 16_000, 300
 
 SOUP = Key("what-soup", "soup", "", "solid", "circle")
@@ -97,11 +96,10 @@ def heat_figures(those: Shown) -> list[Figure]:
     """The consensus distance of every layer over time, of the first runs that have it."""
     found = []
     for run, _, metrics in those.with_metrics:
-        rows = np.flatnonzero(np.isfinite(metrics.consensus_distance))
-        if metrics.num_members > 1 and len(rows) and metrics.consensus_distance_per_layer.shape[1]:
-            found.append((run, metrics, rows))
-    chosen = found[:_HEAT_RUNS]
-    rest = f" Shown for the first {_HEAT_RUNS} of {len(found)} runs." if len(found) > _HEAT_RUNS else ""
+        if has_distances_by_layer(metrics):
+            found.append((run, metrics, np.flatnonzero(np.isfinite(metrics.consensus_distance))))
+    chosen = found[:NUM_LAYERED]
+    rest = f" Shown for the first {NUM_LAYERED} of {len(found)} runs." if len(found) > NUM_LAYERED else ""
     return [
         Figure(
             f"layers-{number}",

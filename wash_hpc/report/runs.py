@@ -14,11 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wash_hpc.config_text import plain_sections
 from wash_hpc.errors import ConfigError, MissingDependencyError, RunFolderError, WashError
 from wash_hpc.report.watch import describe_unfinished
 from wash_hpc.storage.metrics import Metrics, read_metrics
 from wash_hpc.storage.summary import Summary, read_summary
+
+NUM_LAYERED = 4
+"""Runs, the first ones, whose distances are kept by layer."""
 
 _NO_OTHER_METHOD = re.compile(r"^  then: \[\]$", re.MULTILINE)  # as runs write it; reading YAML takes milliseconds
 
@@ -112,6 +117,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 def with_metrics(runs: Sequence[Run], last: int | None = None) -> tuple[list[Run], list[str]]:
     """The same runs with their metrics, and a sentence for each whose metrics cannot be read.
 
+    Distances by layer are kept for the first four that have any.
+
     Args:
         runs: finished ones.
         last: so many records of each at most; None: all.
@@ -120,15 +127,27 @@ def with_metrics(runs: Sequence[Run], last: int | None = None) -> tuple[list[Run
         MissingDependencyError: h5py is not installed.
     """
     complete, problems = [], []
+    num_layered = 0
     for run in runs:
         try:
-            complete.append(replace(run, metrics=read_metrics(run.folder, last)))
+            metrics = read_metrics(run.folder, last)
+            if num_layered == NUM_LAYERED:  # by layer, hundreds of runs would not fit into memory
+                none = metrics.consensus_distance_per_layer[:0].copy()
+                metrics = replace(metrics, consensus_distance_per_layer=none)
+            num_layered += has_distances_by_layer(metrics)
+            complete.append(replace(run, metrics=metrics))
         except MissingDependencyError:
             raise
         except WashError as error:
             complete.append(run)
             problems.append(str(error))
     return complete, problems
+
+
+def has_distances_by_layer(metrics: Metrics) -> bool:
+    """Whether there is something to show of each layer, or was, where it has been dropped."""
+    has_layers = metrics.consensus_distance_per_layer.shape[1] > 0
+    return metrics.num_members > 1 and has_layers and bool(np.isfinite(metrics.consensus_distance).any())
 
 
 def _read_text(file: Path) -> str:
