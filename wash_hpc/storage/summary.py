@@ -141,6 +141,8 @@ def read_summary(folder: Path) -> Summary:
     Raises:
         RunFolderError: not a run's folder, a run that has not finished, or a file that is not as it should be.
     """
+    if folder.is_file():
+        raise RunFolderError(f"{folder}: not a run's folder: it is a file")
     if not folder.is_dir():
         raise RunFolderError(f"{folder}: there is no such folder")
     if not (folder / "config.yaml").is_file():
