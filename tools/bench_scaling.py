@@ -25,7 +25,7 @@ from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.link import Link
 from wash_hpc.plan_report import describe_link
 from wash_hpc.predict import Facts, calibrate_link, read_facts
-from wash_hpc.report.table import format_bytes
+from wash_hpc.report.columns import format_bytes
 from wash_hpc.traffic import predict_traffic
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/imagenet_resnet50_wash.yaml"

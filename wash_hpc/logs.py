@@ -8,6 +8,7 @@ from typing import Literal, NoReturn
 
 from tqdm import tqdm
 
+from wash_hpc.durations import format_seconds
 from wash_hpc.errors import printable
 
 # While a run is new somebody looks whether it works; a log of days is looked at later, and has to stay short.
@@ -82,7 +83,7 @@ class ProgressReport:
         first_step, since = self._first
         if step <= first_step or step == self._num_steps:
             return ""
-        return f"  {describe_seconds((now - since) / (step - first_step) * (self._num_steps - step))} left"
+        return f"  {format_seconds((now - since) / (step - first_step) * (self._num_steps - step))} left"
 
     def close(self) -> None:
         """Leave the bar as it is and go to a new line."""
@@ -94,16 +95,3 @@ def say(text: str) -> None:
     """Print a line of a log; called by the root alone."""
     sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()  # a log file is read while it is written
-
-
-def describe_seconds(seconds: float) -> str:
-    """A duration as in `2 d 5 h`, `1 h 05 min`, `12 min`, `8 s`."""
-    minutes = round(seconds / 60)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(minutes / 60)
-    return f"{hours // 24} d {hours % 24} h"

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from wash_hpc.draw_cost import DrawCost
+from wash_hpc.durations import format_seconds
 from wash_hpc.memory import CONTEXT_BYTES, StepMemory
 from wash_hpc.parallel.link import Link
 from wash_hpc.predict import PAPA_EVERY, Prediction
-from wash_hpc.report.table import format_bytes, format_seconds
+from wash_hpc.report.columns import format_bytes
 
 if TYPE_CHECKING:
     from wash_hpc.parallel.calibrate import Calibration

@@ -33,7 +33,7 @@ from wash_hpc.data.shards import write_index
 from wash_hpc.errors import WashError
 from wash_hpc.file_soup import make_file_soup
 from wash_hpc.models import build_model
-from wash_hpc.report.runs import read_runs
+from wash_hpc.report.runs import Run, read_runs
 from wash_hpc.report.table import csv_text, print_table
 from wash_hpc.storage.checkpoint import Manifest, MemberState, read_manifest, read_member, write_manifest, write_member
 from wash_hpc.storage.metrics import MetricsWriter
@@ -147,7 +147,7 @@ def show(run: Path) -> None:
         print_table(Console(file=text, force_terminal=terminal, width=100), summaries)
     shown = text.getvalue().replace("\x1b[1m", "").replace("\x1b[2m", "").replace("\x1b[0m", "")
     assert "\x1b" not in shown
-    (csv_text(summaries) + text.getvalue()).encode()
+    (csv_text([Run(Path("a"), one.name, one, "") for one in summaries]) + text.getvalue()).encode()
     json.dumps([summary_object(one) for one in summaries], allow_nan=False)
 
 

@@ -14,7 +14,8 @@ from itertools import pairwise
 import pytest
 
 from wash_hpc import logs
-from wash_hpc.logs import ProgressReport, describe_seconds
+from wash_hpc.durations import format_seconds
+from wash_hpc.logs import ProgressReport
 
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 
@@ -91,18 +92,20 @@ def test_lines_come_ten_seconds_apart_then_a_minute_and_say_what_is_left(monkeyp
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.9, "1 min"),
-        (3569, "59 min"),
-        (3599, "1 h 00 min"),
+        (0.04, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.97, "1 min 00 s"),
+        (183.2, "3 min 03 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.9, "1 h 00 min"),
         (3900, "1 h 05 min"),
-        (86399, "1 d 0 h"),
+        (86399, "23 h 59 min"),
+        (86401, "1 d 0 h"),
         (200_000, "2 d 8 h"),
     ],
 )
 def test_a_duration_is_said_as_a_person_says_it(seconds, words):
-    assert describe_seconds(seconds) == words
+    assert format_seconds(seconds) == words
 
 
 SHOW = """

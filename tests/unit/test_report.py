@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import sys
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from types import MappingProxyType
@@ -19,12 +21,13 @@ from rich.console import Console
 
 from wash_hpc.errors import MissingDependencyError, RunFolderError
 from wash_hpc.report.alarms import alarms
+from wash_hpc.report.columns import COLUMNS, DERIVED, format_bytes, format_percent, gap
 from wash_hpc.report.figure import Bars, Curve, Figure, HeatMap, Series, thinned
 from wash_hpc.report.figure_files import write_report_figures
 from wash_hpc.report.figures import figures
 from wash_hpc.report.page import page_text, repeat_command, write_page
 from wash_hpc.report.runs import Run, read_runs, with_metrics
-from wash_hpc.report.table import COLUMNS, csv_text, format_bytes, format_percent, format_seconds, print_table
+from wash_hpc.report.table import csv_text, print_table
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.summary import Summary, write_summary
 
@@ -137,21 +140,13 @@ def test_bytes_are_said_in_human_units(num_bytes: float, text: str) -> None:
     assert format_bytes(num_bytes) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.97, "1 min 00 s"), (183.2, "3 min 03 s"), (11_220, "3 h 07 min")],
-)
-def test_durations_are_said_in_human_units(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
-
-
 def test_an_accuracy_that_was_not_measured_is_a_dash() -> None:
     assert (format_percent(None), format_percent(0.98765)) == ("-", "98.77")
 
 
 def test_outside_a_terminal_the_table_is_plain_and_whole() -> None:
     lines = printed([summary("a" * 100), summary("b", greedy_soup_accuracy=0.5)], width=40, terminal=False).splitlines()
-    titles = [column.title.replace("\n", " ") for column in COLUMNS]
+    titles = [column.title.replace("/\n", "/").replace("\n", " ") for column in COLUMNS]
     assert [title for title in titles if title not in lines[0]] == []
     row = "wash 2 97.12 - 98.00 97.70 98.70 98.60 - +1.00 - - - - 123 MB 0.0781 90 - 3 min 03 s"
     assert " ".join(lines[1].split()) == f"{'a' * 100} {row}"
@@ -166,8 +161,9 @@ def test_in_a_terminal_the_table_fits_and_says_what_it_left_out(width: int) -> N
     assert "98.70" in text
     header = text.partition("demo")[0].split()
     left_out = " ".join(text.split()).rstrip(".").partition("No room for: ")[2].split(", ")
-    titles = [column.title.replace("\n", " ") for column in COLUMNS]
-    assert sorted(header) == sorted(word for title in titles if title not in left_out for word in title.split())
+    titles = {column.title: column.title.replace("/\n", "/").replace("\n", " ") for column in COLUMNS}
+    shown = [title for title, in_line in titles.items() if in_line not in left_out]
+    assert sorted(header) == sorted(word for title in shown for word in title.split())
 
 
 def test_a_wide_terminal_shows_every_column_and_one_of_120_those_that_matter_most() -> None:
@@ -252,17 +248,24 @@ def test_names_are_no_markup_of_the_terminal() -> None:
     assert "[red]x[/red]" in printed([summary("[red]x[/red]")], 120, terminal=True)
 
 
+def finished(*summaries: Summary) -> list[Run]:
+    return [Run(Path(f"runs/{number}"), one.name, one, "") for number, one in enumerate(summaries)]
+
+
 def test_the_csv_file_has_every_key_and_value() -> None:
-    runs = [summary('a, "quoted"'), summary("b")]
+    runs = finished(summary('a, "quoted"', seconds={"compute": 3.0, "data": 1.0}), summary("b"))
     rows = list(csv.DictReader(io.StringIO(csv_text(runs))))
     assert [row["name"] for row in rows] == ['a, "quoted"', "b"]
     assert rows[0]["soup_accuracy"] == "0.987"
     assert rows[0]["greedy_soup_accuracy"] == ""
-    assert set(rows[0]) == set(Summary.__dataclass_fields__) - {"scores"}
+    assert [row["folder"] for row in rows] == ["runs/0", "runs/1"]
+    assert (rows[0]["data_share"], rows[0]["gap"], rows[0]["seconds.compute"]) == ("25.0", str(gap(summary())), "3.0")
+    own = set(Summary.__dataclass_fields__) - {"scores", "seconds"}
+    assert set(rows[0]) == {"folder", *own, *DERIVED, "seconds.compute", "seconds.data"}
 
 
 def test_scores_are_columns_of_the_csv_file_for_all_runs() -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_text([summary("a"), summary("b", scores=SCORES)]))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(finished(summary("a"), summary("b", scores=SCORES))))))
     assert (rows[0]["scores.soup.nll"], rows[1]["scores.soup.nll"]) == ("", "1.5")
     assert rows[1]["scores.ema.calibration_error"] == ""
     assert list(rows[0])[-16:-12] == [f"scores.member.{name}" for name in SCORES["member"]]
@@ -315,6 +318,13 @@ def test_each_layer_has_a_row_and_each_distance_a_column(tmp_path: Path) -> None
     assert isinstance(content, HeatMap)
     assert (content.names, content.x) == (["conv", "fc"], [10, 20, 30])
     assert content.values == [[0.1, 0.2, 0.3], [None, None, None]]  # nothing has no place on a logarithmic scale
+
+
+def test_layers_of_a_fifth_run_are_not_kept_and_counted_all_the_same(tmp_path: Path) -> None:
+    runs = load(*(make_run(tmp_path / f"r{number}", summary(f"r{number}")) for number in range(5)))
+    kept = [len(run.metrics.consensus_distance_per_layer) for run in runs if run.metrics is not None]
+    assert kept == [30, 30, 30, 30, 0]
+    assert figure_of(runs, "layers-3").about.endswith("Shown for the first 4 of 5 runs.")
 
 
 def test_of_text_there_are_perplexities_and_no_accuracies(tmp_path: Path) -> None:
@@ -476,6 +486,9 @@ def test_the_page_loads_nothing_and_holds_plotly_once(tmp_path: Path) -> None:
     assert policy is not None
     assert policy.startswith("default-src 'none'")
     assert "http" not in policy
+    scripts = [text for text in page.texts["script"] if not text.startswith("[{")]
+    hashes = [f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts]
+    assert f"script-src {' '.join(hashes)};" in policy
     assert sum(len(script) > 1_000_000 for script in page.texts["script"]) == 1
     assert file.stat().st_size < 6_000_000
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wash_hpc.report.figures import figures
 from wash_hpc.report.summarize import main
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
 from wash_hpc.storage.run_lock import Holder
@@ -81,6 +82,19 @@ def test_figures_are_drawn_into_a_folder_that_is_made(runs: list[Path], tmp_path
     assert {"loss.png", "loss.svg", "bytes.svg"} <= {file.name for file in (tmp_path / "new/figures").iterdir()}
 
 
+def test_unreadable_landscape_data_are_named_once_and_figures_are_computed_once(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (runs[0] / "landscape").mkdir()
+    (runs[0] / "landscape/landscape.json").write_text("{")
+    computed = []
+    monkeypatch.setattr("wash_hpc.report.summarize.figures", lambda runs: computed.append(runs) or figures(runs))
+    monkeypatch.setattr("wash_hpc.report.page.figures", lambda runs: computed.append(runs) or figures(runs))
+    result = summarize(*runs, "--json", "--figures", tmp_path / "figures", "--html", tmp_path / "page.html")
+    assert (result.returncode, len(computed)) == (1, 1)
+    assert [line.split(":")[1] for line in result.stderr.splitlines()] == [f" {runs[0]}/landscape/landscape.json"]
+
+
 def test_a_table_of_all_runs_is_the_default(runs: list[Path]) -> None:
     result = run_tool(*runs)
     assert (result.returncode, result.stderr) == (0, "")
@@ -120,7 +134,7 @@ def test_a_folder_that_holds_runs_stands_for_them_and_files_beside_folders_are_p
         assert sorted(run["name"] for run in json.loads(result.stdout)) == ["one", "two"], given
     result = summarize(tmp_path / "report.html")
     assert (result.returncode, result.stdout) == (2, "")
-    assert "report.html: " in result.stderr
+    assert "report.html: not a run's folder: it is a file" in result.stderr
 
 
 def test_a_run_that_is_named_in_several_ways_counts_once(runs: list[Path], tmp_path: Path) -> None:

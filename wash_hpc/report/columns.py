@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from wash_hpc.durations import format_seconds
 from wash_hpc.ensemble.scores import perplexity
+from wash_hpc.rates import PARTS
 from wash_hpc.storage.summary import Summary
 
-PARTS = ("data", "compute", "reduce", "exchange")
 Value = Callable[[Summary], float | None]
 Form = Callable[[float], str]
 
@@ -72,14 +73,6 @@ def format_bytes(num_bytes: float) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.4g} PB"
-
-
-def format_seconds(seconds: float) -> str:
-    """A duration: `12.3 s`, `4 min 05 s`, `3 h 07 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def member_spread(run: Summary) -> float | None:

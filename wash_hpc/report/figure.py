@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wash_hpc.report.table import format_bytes
+from wash_hpc.report.columns import format_bytes
 
 Values = NDArray[Any]
 Numbers = list[float | None]

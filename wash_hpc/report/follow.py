@@ -15,8 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from wash_hpc.durations import format_seconds
 from wash_hpc.errors import printable
-from wash_hpc.report.columns import format_bytes, format_percent, format_seconds
+from wash_hpc.report.columns import format_bytes, format_percent
 from wash_hpc.report.live import evaluation_words, screen
 from wash_hpc.report.watch import Look, RunWatch, how_to_go_on
 from wash_hpc.storage.metrics import Metrics

@@ -11,10 +11,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from wash_hpc.durations import format_seconds
 from wash_hpc.ensemble.scores import perplexity
 from wash_hpc.errors import printable
+from wash_hpc.rates import PARTS
 from wash_hpc.report.alarms import step_shares
-from wash_hpc.report.columns import format_bytes, format_percent, format_seconds
+from wash_hpc.report.columns import format_bytes, format_percent
 from wash_hpc.report.watch import Look
 from wash_hpc.storage.metrics import Metrics
 
@@ -22,7 +24,6 @@ _MOST_MEMBERS = 8  # that have a line each
 _BARS, _PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 _SPARK_WIDTH = 40
 _NUM_RECENT = 20  # records by which the time that is left is told
-_PARTS = ("data", "compute", "reduce", "exchange")
 
 
 def screen(look: Look, line: str, console: Console) -> RenderableType:
@@ -119,7 +120,7 @@ def _times(metrics: Metrics, num_steps: int | None) -> str:
 
 
 def _seconds_per_step(metrics: Metrics) -> NDArray[np.float64]:
-    parts = [getattr(metrics, f"{part}_seconds") for part in _PARTS]
+    parts = [getattr(metrics, f"{part}_seconds") for part in PARTS]
     total = np.asarray(np.nansum(parts, axis=0).max(axis=1), dtype=np.float64)  # of the slowest member
     return total[np.isfinite(total)]
 

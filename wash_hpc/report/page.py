@@ -7,23 +7,26 @@ from a run (its name, its configuration, its layers' names) is escaped.
 from __future__ import annotations
 
 import shlex
+from base64 import b64encode
 from collections.abc import Sequence
+from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from wash_hpc.errors import MissingDependencyError
 from wash_hpc.report.alarms import alarms
+from wash_hpc.report.columns import COLUMNS, caption, left_out_lines
 from wash_hpc.report.figure import Figure, Key
 from wash_hpc.report.figures import figures
 from wash_hpc.report.plotly_figures import figures_json
 from wash_hpc.report.runs import Run
-from wash_hpc.report.table import COLUMNS, caption, left_out_lines
 from wash_hpc.storage.files import write_atomically
 
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
-)
+_POLICY = "default-src 'none'; script-src {}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+Drawn = tuple[list[Figure], list[str]]
+"""What `figures` gives."""
+
 _DASHES = {"solid": "", "dash": "7 4", "dot": "2 3", "dashdot": "7 3 2 3"}
 _MARKERS = {
     "": "",
@@ -35,38 +38,39 @@ _MOST_ALARMS = 60
 _ABOUT_RUN = ("git_commit", "wash_hpc_version", "torch_version", "python_version", "hosts", "num_ranks")
 
 
-def write_page(file: Path, runs: Sequence[Run]) -> None:
+def write_page(file: Path, runs: Sequence[Run], drawn: Drawn | None = None) -> None:
     """Write the report of some finished runs.
 
     Args:
         file: the HTML file; its folder exists.
         runs: at least one, with their metrics; one without has no curves, and the page says so.
+        drawn: what `figures` makes of them, where that is known already.
 
     Raises:
         MissingDependencyError: Plotly is not installed.
         RunFolderError: the file cannot be written.
     """
-    write_atomically(file, page_text(runs))
+    write_atomically(file, page_text(runs, drawn))
 
 
-def page_text(runs: Sequence[Run]) -> str:
+def page_text(runs: Sequence[Run], drawn: Drawn | None = None) -> str:
     """The HTML of the report; raises as `write_page`."""
-    plotly_script = _plotly_script()
-    drawn, problems = figures(runs)
+    scripts = [_plotly_script(), _asset("page.js")]
+    shown, problems = figures(runs) if drawn is None else drawn
     title = escape(f"WASH report: {runs[0].label}" if len(runs) == 1 else f"WASH report: {len(runs)} runs")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY.format(" ".join(map(_allowed, scripts)))}">
 <title>{title}</title>
 <style>{_asset("page.css")}</style>
 </head>
 <body>
 <header>
 <h1>{title}</h1>
-{_contents(drawn)}
+{_contents(shown)}
 </header>
 <main>
 {_problems(runs, problems)}
@@ -81,19 +85,23 @@ def page_text(runs: Sequence[Run]) -> str:
 <p>Of long curves the lowest and the highest record of each stretch are shown, so that no spike is lost. Names under a
 figure hide and show what they name, in all figures. Drag in a figure to enlarge; with the keyboard, Tab reaches a
 figure and the arrow keys go along its first curve.</p>
-{"".join(_figure_section(figure) for figure in drawn)}
+{"".join(_figure_section(figure) for figure in shown)}
 <section>
 <h2 id="configurations">Configurations, and how to repeat the runs</h2>
 {"".join(_configuration(run) for run in runs)}
 </section>
 <p id="said" class="heard" aria-live="polite"></p>
 </main>
-<script type="application/json" id="figures">{figures_json(drawn)}</script>
-<script>{plotly_script}</script>
-<script>{_asset("page.js")}</script>
+<script type="application/json" id="figures">{figures_json(shown)}</script>
+{"".join(f"<script>{script}</script>" for script in scripts)}
 </body>
 </html>
 """
+
+
+def _allowed(script: str) -> str:
+    """What the policy says of one script that may run: no other, whoever has written it into the page, does."""
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
 
 
 def _asset(name: str) -> str:

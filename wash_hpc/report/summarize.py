@@ -119,13 +119,15 @@ def _summarize(options: argparse.Namespace) -> int:
     if options.html or options.figures:
         runs, unreadable = with_metrics(runs)
         problems += unreadable
-    if options.html:
-        write_page(options.html, runs)
-    if options.figures:
-        write_report_figures(options.figures, figures(runs)[0])
+        drawn = figures(runs)
+        problems += drawn[1]
+        if options.html:
+            write_page(options.html, runs, drawn)
+        if options.figures:
+            write_report_figures(options.figures, drawn[0])
     groups = sort_items(group_runs(runs, options.group), options.sort, Group.value) if options.group else []
     if options.csv:
-        text = group_csv(groups) if groups else csv_text([run.summary for run in runs])
+        text = group_csv(groups) if groups else csv_text(runs)
         write_atomically(options.csv, text)
     if options.json:
         _print_json(group_objects(groups) if groups else [summary_object(run.summary) for run in runs])

@@ -16,19 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from wash_hpc.errors import printable
-from wash_hpc.report.columns import (
-    COLUMNS,
-    Column,
-    caption,
-    format_bytes,
-    format_percent,
-    format_seconds,
-    left_out_lines,
-)
+from wash_hpc.report.columns import COLUMNS, DERIVED, caption, left_out_lines
+from wash_hpc.report.keys import flat
+from wash_hpc.report.runs import Run
 from wash_hpc.storage.summary import Summary, summary_object
 
-__all__ = ["COLUMNS", "Column", "caption", "format_bytes", "format_percent", "format_seconds", "left_out_lines"]
-
+_NESTED = ("seconds", "scores")  # of a summary
 _PLAIN_WIDTH = 10_000  # a pipe or a file has no width: nothing is cut there
 
 
@@ -76,20 +69,21 @@ def print_grid(console: Console, grid: Grid, about: str, lines: Sequence[str]) -
         return
     name_width = max(8, min(30, 2 * console.width // 5))
     shown = _fitting(grid, console, name_width)
-    no_room = [title.replace("\n", " ") for number, title in enumerate(grid.titles) if number not in shown]
+    no_room = [_in_line(title) for number, title in enumerate(grid.titles) if number not in shown]
     console.print(_rich_table(grid, shown, name_width))
     console.print(_text(about + (f" No room for: {', '.join(no_room)}." if no_room else "")), style="dim")
     for line in lines:
         console.print(_text(line))
 
 
-def csv_text(runs: Sequence[Summary]) -> str:
+def csv_text(runs: Sequence[Run]) -> str:
     """The runs as comma-separated values: a line of keys, then one a run; nothing where a value is null or absent.
 
-    Scores have keys such as `scores.soup.nll`, in the order in which they first appear.
+    The folder, the summary's own keys, and what the table derives; then seconds and scores, whose keys are such as
+    `scores.soup.nll`, in the order in which they first appear.
     """
-    rows = [flat_summary(run) for run in runs]
-    keys = [field.name for field in fields(Summary) if field.name != "scores"]
+    rows = [{"folder": str(run.folder), **flat_summary(run.summary)} for run in runs]
+    keys = ["folder", *(field.name for field in fields(Summary) if field.name not in _NESTED), *DERIVED]
     keys += dict.fromkeys(key for row in rows for key in row if key not in keys)
     return csv_of(keys, rows)
 
@@ -104,11 +98,10 @@ def csv_of(keys: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 
 
 def flat_summary(run: Summary) -> dict[str, Any]:
-    """A summary's object without the nesting of its scores."""
+    """A summary's object without the nesting of its seconds and scores, and with what the table derives."""
     summary = summary_object(run)
-    scores = summary.pop("scores")
-    nested = {f"scores.{judged}.{name}": value for judged, found in scores.items() for name, value in found.items()}
-    return {**summary, **nested}
+    nested = {key: value for key, value in flat({key: summary.pop(key) for key in _NESTED}) if key not in _NESTED}
+    return {**summary, **{key: value(run) for key, value in DERIVED.items()}, **nested}
 
 
 def _fitting(grid: Grid, console: Console, name_width: int) -> list[int]:
@@ -122,6 +115,11 @@ def _fitting(grid: Grid, console: Console, name_width: int) -> list[int]:
     return shown
 
 
+def _in_line(title: str) -> str:
+    """A column's heading that is not folded."""
+    return title.replace("/\n", "/").replace("\n", " ")
+
+
 def _text(text: str) -> Text:
     """What a summary says, as it is: no markup, no codes of the terminal."""
     return Text(printable(text))
@@ -130,7 +128,7 @@ def _text(text: str) -> Text:
 def _rich_table(grid: Grid, shown: Sequence[int], name_width: int, plain: bool = False) -> Table:
     table = Table(box=None, padding=(0, 2 if plain else 1, 0, 0), header_style="" if plain else "bold")
     for column in shown:
-        title = grid.titles[column].replace("\n", " ") if plain else grid.titles[column]
+        title = _in_line(grid.titles[column]) if plain else grid.titles[column]
         if column == 0:  # names have no bound: they fold
             table.add_column(title, overflow="fold", max_width=name_width)
         else:

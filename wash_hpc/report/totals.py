@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from wash_hpc.ensemble.scores import perplexity
+from wash_hpc.report.columns import format_bytes
 from wash_hpc.report.curves import ENSEMBLE, MEMBERS, SOUP, Shown, spans_decades
 from wash_hpc.report.figure import COLOURS, Axis, Bars, Curve, Figure, Key, Series, rounded
 from wash_hpc.report.runs import Run
-from wash_hpc.report.table import format_bytes
 from wash_hpc.storage.summary import Summary
 
 _BLUE, _ORANGE, _GREEN, _PINK, _YELLOW, _SKY, _GREY = COLOURS
-PARTS = {
+_SPENT_ON = {
     "data": Key("part-data", "waiting for data", _ORANGE),
     "compute": Key("part-compute", "compute", _BLUE),
     "reduce": Key("part-reduce", "gradients over replicas", _SKY),
@@ -48,7 +48,7 @@ def time_figure(those: Shown) -> Figure | None:
     bars: dict[str, list[dict[str, float]]] = {}
     continued = False
     for run, key in zip(those.runs, those.keys, strict=True):
-        seconds = {part: run.summary.seconds.get(part) or 0.0 for part in PARTS if part != "rest"}
+        seconds = {part: run.summary.seconds.get(part) or 0.0 for part in _SPENT_ON if part != "rest"}
         spent = sum(seconds.values())
         if not 0 < spent < math.inf:
             continue
@@ -61,7 +61,7 @@ def time_figure(those: Shown) -> Figure | None:
         return None
     parts = [
         (key, [value or 0.0 for value in rounded([_mean(of, part) for of in bars.values()])])
-        for part, key in PARTS.items()
+        for part, key in _SPENT_ON.items()
         if any(shares[part] > 5e-4 for of in bars.values() for shares in of)
     ]
     mean = "" if those.are_few else " The mean over a method's runs."
