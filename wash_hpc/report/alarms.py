@@ -1,7 +1,7 @@
-"""Alarms: what in a run's records says that something is wrong, in words, and what to try.
+"""Alarms: what in a run's records says that something is wrong, in words.
 
 Pure: records, summary and configuration in, sentences out. Which numbers are an alarm stands here, each with its
-reason; where and when they are shown does not.
+reason; where and when they are shown does not, nor what to try, which is `advice`'s.
 """
 
 from __future__ import annotations
