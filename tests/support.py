@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from wash_hpc.__main__ import main
 from wash_hpc.config import Config, load_config
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.methods import Context
@@ -107,6 +108,14 @@ def mpirun(num_ranks: int, *command: str, timeout: float = 240, **environment: s
         env={**os.environ, **environment},
         check=False,
     )
+
+
+def run_main(*arguments: str) -> int:
+    """The exit status of the command line in this process: it exits where something has loaded MPI, else returns."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
 
 
 def train(folder: Path, name: str, num_ranks: int, *overrides: str) -> Path:

@@ -12,10 +12,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support import TINY, WARM_PYTHON
-from wash_hpc.__main__ import main
+from tests.support import TINY, WARM_PYTHON, run_main
 
 STEPS = 300
+MINE = f"""
+import sys
+from torch import nn
+from wash_hpc.__main__ import main
+from wash_hpc.models import register
+
+@register("mine")
+def build(image_shape, num_classes, width):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+if __name__ == "__main__":
+    sys.executable = {WARM_PYTHON!r}  # its ranks' imports are done
+    sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +119,7 @@ def test_what_has_finished_is_skipped_and_not_replaced_by_another_configuration(
     before = [file.stat().st_mtime_ns for file in summaries]
 
     def sweep_here(*arguments: str) -> tuple[int, str, str]:
-        return (main(["sweep", str(folder / "sweep.yaml"), *arguments]), *capsys.readouterr())
+        return (run_main("sweep", str(folder / "sweep.yaml"), *arguments), *capsys.readouterr())
 
     status, out, err = sweep_here("--only", "wash-*,alone-*")
     assert status == 0, err
@@ -121,3 +134,18 @@ def test_what_has_finished_is_skipped_and_not_replaced_by_another_configuration(
     assert status == 1
     assert "not in the table: broken-seed_3: missing" in err
     assert [file.stat().st_mtime_ns for file in summaries] == before
+
+
+def test_a_script_of_ones_own_trains_with_what_it_has_registered(folder):
+    script = folder / "mine.py"
+    script.write_text(MINE)
+    common = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in TINY)}
+    common |= {"run.dir": str(folder), "train.steps": 2}
+    content = {"config": str(folder / "tiny.yaml"), "ranks": 1, "common": common, "grid": {"model.name": ["mine"]}}
+    (folder / "own.yaml").write_text(yaml.safe_dump(content))
+    command = [WARM_PYTHON, str(script), "sweep", str(folder / "own.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"mpirun -n 1 {WARM_PYTHON} {script} train " in done.stdout
+    assert (folder / "own/name_mine/summary.json").is_file()
+    assert run_main("sweep", str(folder / "own.yaml"), "--list") == 2  # which knows of no such network
