@@ -24,7 +24,7 @@ in every new shell:
 DATA_NAMES = ("image_folder", "shards", "digits", "fashion_mnist", "cifar10", "cifar100", "text", "synthetic")
 MODEL_NAMES = ("resnet_small", "mlp", "resnet18", "vgg16_bn", "vit_small", "language_model")
 
-_FILES = {"config": ("yaml", "yml"), "output": (), "sources": ()}
+_FILES = {"config": ("yaml", "yml"), "file": ("yaml", "yml"), "output": (), "sources": ()}
 """Arguments that take files, and how these end; no ending: any."""
 
 

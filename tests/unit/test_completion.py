@@ -52,11 +52,12 @@ def completions(bin_folder: Path, *lines: str) -> list[list[str]]:
 
 def test_bash_completes_commands_options_files_keys_and_values(bin_folder):
     train = "wash-hpc train configs/digits_wash.yaml"
-    commands, plan, files, keys, names, one, truth, literal, options, split = completions(
+    commands, plan, files, sweeps, keys, names, one, truth, literal, options, split = completions(
         bin_folder,
         "wash-hpc ",
         "wash-hpc pl",
         "wash-hpc train configs/digits_w",
+        "wash-hpc sweep configs/sweeps/digits_p",
         f"{train} method.p",
         f"{train} method.name=",
         f"{train} method.p=0.1 method.name=wa",
@@ -68,6 +69,7 @@ def test_bash_completes_commands_options_files_keys_and_values(bin_folder):
     assert {"train", "evaluate", "soup", "plan", "tune", "requeue", "doctor", "completion"} <= set(commands)
     assert plan == ["plan "]
     assert files == ["configs/digits_wash.yaml "]
+    assert sweeps == ["configs/sweeps/digits_p.yaml "]
     assert keys == ["method.p=", "method.p_schedule=", "method.permutation="]
     assert {"wash", "papa", "diloco"} <= set(names)
     assert one == ["wash "]
