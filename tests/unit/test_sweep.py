@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wash_hpc.__main__ import main
+from tests.support import run_main
 from wash_hpc.config import dump_config, load_config
 from wash_hpc.errors import ConfigError, RunFolderError, WashError
-from wash_hpc.sweep.grid import MOST_RUNS, Sweep, as_override, read_sweep, require_runs
+from wash_hpc.storage.summary import Summary, write_summary
+from wash_hpc.sweep.grid import MOST_RUNS, Sweep, read_sweep, require_runs
 from wash_hpc.sweep.launch import launcher_words
-from wash_hpc.sweep.runs import FINISHED, MISSING, OTHER, STOPPED, look, require_same
-from wash_hpc.sweep.slurm import in_ranges, task_arguments
+from wash_hpc.sweep.override import as_override
+from wash_hpc.sweep.runs import FINISHED, MISSING, OTHER, STOPPED, look, require_same, train_words
+from wash_hpc.sweep.slurm import _ask, in_ranges, task_arguments
 
 SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
 CONFIG = "configs/compare_digits.yaml"
@@ -59,7 +64,7 @@ def test_a_grid_is_every_combination_in_the_order_of_the_file_for_each_variant(t
         "long-seed_1",
     ]
     assert [run.ranks for run in sweep.runs] == [4, 4, 4, 4, 1, 1]
-    assert sweep.varying == ("method.name", "method.p", "train.steps", "run.seed")
+    assert sweep.varying == ("method.name", "method.p", "train.steps", "run.seed", "num_members", "num_replicas")
     require_runs(sweep, sweep.runs)
     configs = [sweep.load(run) for run in sweep.runs]
     assert [config.method.p for config in configs[:4]] == [0.05, 0.05, 1e-5, 1e-5]
@@ -153,12 +158,15 @@ def test_values_read_back_as_they_were_written(value):
         ({"variants": {"a": 5}}, "variants: a: 5: expected keys with values"),
         ({"variants": {"a": {"run.seed": 1}}, "grid": {"run.seed": [0]}}, "variants: a: run.seed: the grid gives"),
         ({"variants": {"a": {"method.name": "papa"}}, "grid": {"method.p": [0.1]}}, "a-p_0.1: method.p"),
+        ({"grid": {"data.name": ["digits", "digitz"]}}, "name_digitz: data.name=digitz: "),
+        ({"grid": {"model.name": ["mlp", "mpl"]}}, "name_mpl: model.name=mpl: "),
+        ({"grid": {"method.name": ["papa", "pappa"]}}, "name_pappa: method.name=pappa: "),
         ({"variants": {"a": {"ensemble.members": 3}}}, "a: ranks: 4 cannot be shared out evenly, ensemble.members=3"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_sentence_before_anything_starts(tmp_path, capsys, content, sentence):
     file = write(tmp_path, **content)
-    assert main(["sweep", str(file), f"run.dir={tmp_path}/runs"]) == 2
+    assert run_main("sweep", str(file), f"run.dir={tmp_path}/runs") == 2
     said = capsys.readouterr()
     assert sentence in said.err
     assert said.err.count("\n") == 1
@@ -178,11 +186,15 @@ def test_what_is_wrong_with_a_file_is_one_sentence_before_anything_starts(tmp_pa
         (["--launcher", "mpirun"], "--launcher mpirun: expected {ranks} in it"),
         (["--launcher", "mpirun -n {ranks} '"], "cannot be read"),
         (["--launcher", "nosuch -n {ranks}"], "nosuch is not on PATH"),
+        (["--slurm", "--at-once=-3"], "--at-once -3: expected at least 1"),
+        (["--slurm", "--at-once=0"], "--at-once 0: expected at least 1"),
+        (["--slurm", "--sbatch=--time='1"], "--sbatch --time='1: cannot be read"),
+        (["--slurm", "--sbatch-report=--time='1"], "--sbatch-report --time='1: cannot be read"),
     ],
 )
 def test_what_is_wrong_with_the_arguments_is_one_sentence(tmp_path, capsys, arguments, sentence):
     file = write(tmp_path, grid={"run.seed": [0, 1]})
-    assert main(["sweep", str(file), f"run.dir={tmp_path}/runs", *arguments]) == 2
+    assert run_main("sweep", str(file), f"run.dir={tmp_path}/runs", *arguments) == 2
     said = capsys.readouterr()
     assert sentence in said.err
     assert said.out == ""
@@ -192,10 +204,45 @@ def test_what_is_wrong_with_the_arguments_is_one_sentence(tmp_path, capsys, argu
 def test_slurm_is_refused_where_there_is_none(tmp_path, capsys, monkeypatch):
     file = write(tmp_path, grid={"run.seed": [0, 1]})
     monkeypatch.setenv("PATH", "")
-    assert main(["sweep", str(file), "--slurm"]) == 2
+    assert run_main("sweep", str(file), "--slurm") == 2
     assert "sbatch is not on PATH" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
-    assert main(["sweep", str(file), "--slurm"]) == 2
+    assert run_main("sweep", str(file), "--slurm") == 2
+
+
+def test_a_slurm_that_does_not_answer_or_start_is_one_sentence(tmp_path):
+    with pytest.raises(WashError, match=r"^sleep 5: no answer within 0\.1 s; whether it was done after all, squeue"):
+        _ask(["sleep", "5"], seconds=0.1)
+    with pytest.raises(WashError, match=f"^{tmp_path}/squeue: No such file or directory$"):
+        _ask([f"{tmp_path}/squeue"])
+
+
+THREE_TIMES = """
+import os, signal, sys, threading, time
+from wash_hpc.sweep.launch import run_ranks
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupt():
+    for number in range(3):
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+run_ranks(["bash", "-c", "set -m; trap '' INT USR2; sleep 987 & echo $!; wait; sleep 986"], 1)
+"""
+
+
+def test_at_a_third_ctrl_c_nothing_of_a_launcher_that_hears_none_is_left():
+    done = subprocess.run([sys.executable, "-c", THREE_TIMES], capture_output=True, text=True, timeout=120, check=False)
+    rank = Path(f"/proc/{int(done.stdout)}/cmdline")  # in a group of its own, as mpirun's ranks are
+    assert "Ctrl-C again: at once" in done.stderr
+    assert not rank.exists() or b"987" not in rank.read_bytes()
+
+
+def test_a_run_keeps_the_progress_that_it_asks_for(tmp_path):
+    variants = {"quiet": {"log.progress": "off"}, "other": {}}
+    sweep = read_sweep(write(tmp_path, variants=variants))
+    asked = [[word for word in train_words(sweep, run) if word.startswith("log.progress=")] for run in sweep.runs]
+    assert asked[0] in (['log.progress="off"'], ["log.progress=off"])
+    assert len(asked[1]) == 1
 
 
 junk = st.recursive(
@@ -304,8 +351,50 @@ def test_the_list_says_what_is_there_of_each_run_and_starts_nothing(tmp_path, ca
         (folder / "config.yaml").write_text(dump_config(sweep.load(run)))
         for name in ending:
             (folder / name).write_text("{}")
-    assert main(["sweep", str(file), "--list", f"run.dir={tmp_path}"]) == 0
+    assert run_main("sweep", str(file), "--list", f"run.dir={tmp_path}") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["0", "finished", "seed_0", "4", "ranks", "run.seed=0"]
     assert lines[1][1:5] == ["stopped", "without", "a", "checkpoint"]
     assert lines[2][1:3] == ["missing", "seed_2"]
+
+
+def finished_runs(folder: Path, file: Path) -> Sweep:
+    """All runs of a sweep as finished ones, without metrics."""
+    sweep = read_sweep(file, [f"run.dir={folder}"])
+    summary = Summary(
+        "", "wash", 2, 1, 0, 30, 1.5, 900, 100, 0.97, 0.98, 0.977, 0.987, 0.986, None, 3.2, 123_456_789, 183.2, 90.0
+    )
+    for run in sweep.runs:
+        (sweep.folder / run.name).mkdir(parents=True)
+        (sweep.folder / run.name / "config.yaml").write_text(dump_config(sweep.load(run)))
+        write_summary(sweep.folder / run.name, replace(summary, name=run.name, num_members=run.ranks))
+    return sweep
+
+
+def test_without_plotly_there_are_the_table_and_its_csv_and_the_page_is_said_to_be_missing(
+    tmp_path, capsys, monkeypatch
+):
+    file = write(tmp_path, name="few", grid={"run.seed": [0]})
+    finished_runs(tmp_path, file)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert run_main("sweep", str(file), "--report", f"run.dir={tmp_path}") == 0
+    said = capsys.readouterr()
+    assert "seed_0" in said.out
+    assert said.out.endswith(f"1 of 1 runs have finished; table: {tmp_path}/few.csv\n")
+    assert "there is no page of curves: plotly is not installed" in said.err
+    assert (tmp_path / "few.csv").is_file()
+    assert not (tmp_path / "few.html").exists()
+    monkeypatch.undo()
+    (tmp_path / "few.csv").unlink()
+    (tmp_path / "few.csv").mkdir()
+    assert run_main("sweep", str(file), "--report", f"run.dir={tmp_path}") == 1
+    assert capsys.readouterr().out.endswith(f"1 of 1 runs have finished; curves: {tmp_path}/few.html\n")
+
+
+def test_runs_that_differ_in_ranks_alone_are_no_seeds_of_one_another(tmp_path, capsys):
+    variants = {"two": {"ranks": 2}, "four": {}}
+    file = write(tmp_path, variants=variants, grid={"run.seed": [0, 1]})
+    finished_runs(tmp_path, file)
+    assert run_main("sweep", str(file), "--report", f"run.dir={tmp_path}") == 1  # there are no curves of such runs
+    groups = capsys.readouterr().out.rpartition("num_members")[2].splitlines()
+    assert [line.split()[0] for line in groups[1:3]] == ["2", "4"]

@@ -78,6 +78,16 @@ def source_names() -> tuple[str, ...]:
     return (*_READERS, _MADE)
 
 
+def require_source(name: str) -> None:
+    """Refuse a name that is no data set.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    if name not in source_names():
+        raise refuse_unknown("data.name", name, source_names())
+
+
 def read_content(config: Config) -> Content | None:
     """Read the files of the data set `data.name`: a set in memory, or a text, whole; image files are listed.
 
@@ -93,8 +103,7 @@ def read_content(config: Config) -> Content | None:
         MissingDependencyError: the library that reads this set is not installed.
     """
     name = config.data.name
-    if name not in source_names():
-        raise refuse_unknown("data.name", name, source_names())
+    require_source(name)
     if name == _MADE:
         return None
     content = _READERS[name](config)

@@ -68,6 +68,16 @@ def model_names() -> list[str]:
     return [*_OWN, *(_PREFIX + name for name in torchvision.models.list_models(module=torchvision.models))]
 
 
+def require_model(name: str) -> None:
+    """Refuse a name that is no network.
+
+    Raises:
+        ConfigError: naming those there are.
+    """
+    if name not in _OWN and name not in model_names():  # in this order: torchvision takes seconds to import
+        raise refuse_unknown("model.name", name, model_names())
+
+
 def build_model(name: str, image_shape: ImageShape, num_classes: int, width: int = 16) -> nn.Module:
     """A network with fresh weights, drawn from torch's default generator.
 
@@ -81,8 +91,7 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int, width: int
     Raises:
         ConfigError: an unknown name, or a network that cannot take such images or text, or has nothing to train.
     """
-    if name not in _OWN and name not in model_names():  # in this order: torchvision takes seconds to import
-        raise refuse_unknown("model.name", name, model_names())
+    require_model(name)
     _require_kind(name, image_shape)
     model = builder_of(name)(image_shape, num_classes, width)
     if not isinstance(model, nn.Module):

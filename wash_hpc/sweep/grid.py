@@ -28,10 +28,15 @@ from omegaconf import OmegaConf
 
 from wash_hpc.config import Config, load_config
 from wash_hpc.config_text import read_yaml
+from wash_hpc.data import require_source
 from wash_hpc.errors import ConfigError
+from wash_hpc.methods import require_methods
+from wash_hpc.models import require_model
+from wash_hpc.sweep.override import as_override
 
 MOST_RUNS = 1000  # Slurm takes no more tasks in an array, unless a site says otherwise
 SEED = "run.seed"
+_OF_RANKS = ("num_members", "num_replicas")
 _KEYS = ("config", "name", "ranks", "common", "variants", "grid")
 _OURS = {"run.name": "runs get names of their own", "checkpoint.resume": "what has not finished goes on anyway"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
@@ -65,7 +70,7 @@ class Sweep:
         common: `key=value` for all runs, under each run's own.
         folder: where the runs' folders are.
         runs: all of them; their numbers are those of the tasks of a job array.
-        varying: keys that differ between runs.
+        varying: keys that differ between runs, of the configuration or of the summary.
         given: of `common`, what was given beside the file.
     """
 
@@ -146,6 +151,7 @@ def require_runs(sweep: Sweep, runs: Sequence[Run]) -> None:
     seen: dict[str, str] = {}
     for run in runs:
         config = sweep.load(run)
+        _require_names(run, config)
         members = config.ensemble.members or run.ranks
         if run.ranks % members:
             raise ConfigError(f"{run.name}: ranks: {run.ranks} cannot be shared out evenly, ensemble.members={members}")
@@ -155,9 +161,14 @@ def require_runs(sweep: Sweep, runs: Sequence[Run]) -> None:
         seen[content] = run.name
 
 
-def as_override(key: str, value: Any) -> str:
-    """`key=value`, of one line, that reads back as this value."""
-    return f"{key}={_plain(value) if isinstance(value, str) else _flow(value)}"
+def _require_names(run: Run, config: Config) -> None:
+    """Refuse methods, data sets and networks that there are not, those of the user's own counted."""
+    try:
+        require_methods(config)
+        require_source(config.data.name)
+        require_model(config.model.name)
+    except ConfigError as error:
+        raise ConfigError(f"{run.name}: {error}") from error
 
 
 def _expand(file: Path, given: dict[str, Any], overrides: Sequence[str]) -> Sweep:
@@ -182,7 +193,7 @@ def _expand(file: Path, given: dict[str, Any], overrides: Sequence[str]) -> Swee
     if twice := sorted({one for one in names if names.count(one) > 1}):
         raise ConfigError(f"two runs would have the name {twice[0]}; make them variants, which have names of their own")
     own = tuple(word for word in overrides if word.partition("=")[0] not in {"run.name", "run.dir"})
-    return Sweep(config, (*everyone, *own), Path(base.run.dir) / name, tuple(runs), _varying(variants, grid), own)
+    return Sweep(config, (*everyone, *own), Path(base.run.dir) / name, tuple(runs), _varying(variants, grid, runs), own)
 
 
 def _runs(variants: Mapping[str, dict[str, Any]], grid: Grid, ranks: int) -> Iterator[Run]:
@@ -217,9 +228,11 @@ def _name_of(variant: str, point: Values) -> str:
     return name
 
 
-def _varying(variants: Mapping[str, dict[str, Any]], grid: Grid) -> tuple[str, ...]:
+def _varying(variants: Mapping[str, dict[str, Any]], grid: Grid, runs: Sequence[Run]) -> tuple[str, ...]:
+    """Keys of the configuration, and what the ranks come to in a run's summary where these differ."""
     keys = [key for values in variants.values() for key in (*values, *values.get("grid", {}))]
-    return tuple(dict.fromkeys(key for key in (*keys, *grid) if key not in {"grid", "ranks"}))
+    keys += [*grid, *(_OF_RANKS if len({run.ranks for run in runs}) > 1 else ())]
+    return tuple(dict.fromkeys(key for key in keys if key not in {"grid", "ranks"}))
 
 
 def _variants(given: Any) -> dict[str, dict[str, Any]]:
@@ -289,23 +302,3 @@ def _require_known(given: Mapping[Any, Any], known: Sequence[str]) -> None:
 def _nearest(name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known[:20])}{', ...' * (len(known) > 20)}"
-
-
-def _plain(text: str) -> str:
-    """A text as YAML reads it back; in quotation marks where it must be."""
-    try:
-        is_plain = OmegaConf.from_dotlist([f"x={text}"]).x == text
-    except Exception:  # noqa: BLE001  PyYAML's many errors: what it cannot read needs the marks
-        is_plain = False
-    return text if is_plain and text else _flow(text)
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML on one line; texts in quotation marks, in ASCII, as no other form is safe in all of them."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_flow(key)}: {_flow(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    return '"' + "".join(one if " " <= one <= "~" and one not in '"\\' else f"\\U{ord(one):08X}" for one in value) + '"'
