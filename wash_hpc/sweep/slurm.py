@@ -11,7 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 from wash_hpc.errors import ConfigError, WashError, WorldError
 from wash_hpc.slurm import current_job
 from wash_hpc.sweep.grid import Run, Sweep
+from wash_hpc.sweep.launch import OURS, program
 from wash_hpc.sweep.runs import FINISHED, Say, look_at, require_same
 
 SCRIPT = Path("slurm/sweep.sh")
@@ -75,13 +76,14 @@ def submit(sweep: Sweep, runs: Sequence[tuple[int, Run]], how: Submission, say: 
         say: is given what a user is told, line by line.
 
     Raises:
-        WashError: there is no Slurm here, it refuses, this sweep is in its queue already, or a run is there with
-            another configuration; then nothing has been submitted.
+        WashError: an option is wrong, there is no Slurm here, this sweep is in its queue already, or a run is there
+            with another configuration; then nothing has been submitted. Or Slurm refuses a job; then those before it
+            have been cancelled, or are named.
     """
-    if not SCRIPT.is_file():
-        raise ConfigError(f"there is no {SCRIPT}: submit from the folder that holds slurm/ and configs/")
-    if shutil.which("sbatch") is None:
-        raise ConfigError("sbatch is not on PATH: --slurm is for a cluster's login node")
+    options, of_report = _split("--sbatch", how.options), _split("--sbatch-report", how.report_options)
+    if how.at_once is not None and how.at_once < 1:
+        raise ConfigError(f"--at-once {how.at_once}: expected at least 1")
+    _require_slurm()
     todo = []
     for number, run in runs:
         state = look_at(sweep, run)
@@ -91,26 +93,35 @@ def submit(sweep: Sweep, runs: Sequence[tuple[int, Run]], how: Submission, say: 
     name = f"sweep-{sweep.folder.name}"
     _require_not_queued(name)
     say(f"{len(runs) - len(todo)} of {len(runs)} runs have finished before")
-    jobs = []
-    for ranks in sorted({run.ranks for _, run in todo}):
-        tasks = [number for number, run in todo if run.ranks == ranks]
-        shape = ["--nodes=1", f"--ntasks-per-node={ranks}", f"--gpus-per-node={ranks}"]
-        array = f"--array={in_ranges(tasks)}" + (f"%{how.at_once}" if how.at_once else "")
-        jobs.append(_sbatch([f"--job-name={name}", *shape, *_split(how.options), array], how.words))
-        say(f"job {jobs[-1]}: {len(tasks)} tasks ({in_ranges(tasks)}) of {ranks} ranks each")
-    behind = [f"--dependency=afterany:{':'.join(jobs)}"] if jobs else []
-    small = ["--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--time=00:10:00"]
-    only = ["--only", how.only] if how.only else []
-    options = [
-        "--output=slurm-%x-%j.out",
-        *_split(how.options),
-        *small,
-        f"--job-name={name}-report",
-        *behind,
-        *_split(how.report_options),
-    ]
-    reports = _sbatch(options, [*how.words, *only])
+    jobs: list[str] = []
+    try:
+        for ranks in sorted({run.ranks for _, run in todo}):
+            tasks = [number for number, run in todo if run.ranks == ranks]
+            shape = ["--nodes=1", f"--ntasks-per-node={ranks}", f"--gpus-per-node={ranks}"]
+            array = f"--array={in_ranges(tasks)}" + (f"%{how.at_once}" if how.at_once else "")
+            jobs.append(_sbatch([*shape, *options, f"--job-name={name}", array], how.words))
+            say(f"job {jobs[-1]}: {len(tasks)} tasks ({in_ranges(tasks)}) of {ranks} ranks each")
+        behind = [f"--dependency=afterany:{':'.join(jobs)}"] if jobs else []
+        small = ["--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--time=00:10:00"]
+        only = ["--only", how.only] if how.only else []
+        ours = ["--output=slurm-%x-%j.out", *options, *small, *of_report, f"--job-name={name}-report", *behind]
+        reports = _sbatch(ours, [*how.words, *only])
+    except WashError as error:
+        raise WashError(f"{error}; {_take_back(jobs)}") from error
     say(f"job {reports}: the report, when they have ended: a table in its log, {sweep.folder}.csv and .html")
+
+
+def _require_slurm() -> None:
+    """Refuse where nothing can be submitted, or where jobs would lack what a script has registered."""
+    if not SCRIPT.is_file():
+        raise ConfigError(f"there is no {SCRIPT}: submit from the folder that holds slurm/ and configs/")
+    if shutil.which("sbatch") is None:
+        raise ConfigError("sbatch is not on PATH: --slurm is for a cluster's login node")
+    if (ours := program()) != [OURS]:
+        raise ConfigError(
+            f"--slurm submits jobs of {OURS}, which know nothing that {ours[-1]} has registered; submit a script of "
+            f"your own, which gives it what `{OURS} sweep FILE --task N` prints"
+        )
 
 
 def in_ranges(numbers: Sequence[int]) -> str:
@@ -122,8 +133,7 @@ def in_ranges(numbers: Sequence[int]) -> str:
 
 def _require_not_queued(name: str) -> None:
     """Refuse a second array for the same runs: its tasks would find them going on."""
-    command = ["squeue", "--noheader", "--me", f"--name={name}", "--format=%F"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = _ask(["squeue", "--noheader", "--me", f"--name={name}", "--format=%F"])
     jobs = sorted(set(done.stdout.split())) if done.returncode == 0 else []
     if jobs:
         raise ConfigError(f"job {jobs[0]} of this sweep is in the queue: wait for its end, or scancel {' '.join(jobs)}")
@@ -135,14 +145,45 @@ def _sbatch(options: Sequence[str], words: Sequence[str]) -> str:
     if (Path(sys.prefix) / "bin/wash-hpc").is_file():
         environment.setdefault("VENV", sys.prefix)
     command = ["sbatch", "--parsable", *options, str(SCRIPT), *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = _ask(command, environment)
     if done.returncode:
         raise WashError(f"{shlex.join(command)}: {' '.join(done.stderr.split())}")
     return done.stdout.strip().partition(";")[0]
 
 
-def _split(options: str) -> list[str]:
+def _take_back(jobs: Sequence[str]) -> str:
+    """Cancel what has been submitted; says what became of it."""
+    if not jobs:
+        return "nothing has been submitted"
     try:
-        return shlex.split(options)
+        is_done = _ask(["scancel", *jobs]).returncode == 0
+    except WashError:
+        is_done = False
+    if is_done:
+        return f"what was submitted before it has been cancelled: job {', '.join(jobs)}"
+    return f"submitted before it, and not to be cancelled just now: scancel {' '.join(jobs)}"
+
+
+def _ask(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, seconds: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's programs.
+
+    Raises:
+        WashError: it cannot be run, or does not end in time.
+    """
+    try:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise WashError(
+            f"{shlex.join(command)}: no answer within {seconds:g} s; whether it was done after all, squeue --me says"
+        ) from error
+    except OSError as error:
+        raise WashError(f"{shlex.join(command)}: {error.strerror}") from error
+
+
+def _split(option: str, words: str) -> list[str]:
+    try:
+        return shlex.split(words)
     except ValueError as error:
-        raise ConfigError(f"--sbatch {options}: cannot be read: {error}") from error
+        raise ConfigError(f"{option} {words}: cannot be read: {error}") from error
