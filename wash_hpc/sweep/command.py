@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from wash_hpc.sweep.grid import Run, Sweep, read_sweep, require_runs
+from wash_hpc.sweep.launch import program
 from wash_hpc.sweep.runs import STOPPED, Say, look_at, report, train_in_turn
 from wash_hpc.sweep.slurm import Submission, submit, task_arguments
 
@@ -61,11 +62,11 @@ def _list(plan: Sweep, chosen: Sequence[tuple[int, Run]], say: Say) -> int:
 
 
 def _train(plan: Sweep, runs: Sequence[Run], launcher: str, say: Say) -> int:
-    """Train what has not finished, then report, also after Ctrl-C or SIGTERM."""
+    """Train what has not finished, then report; Ctrl-C or SIGTERM ends it with what can be gone on from, unreported."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
     try:
-        failed = train_in_turn(plan, runs, launcher, say)
+        failed = train_in_turn(plan, runs, launcher, say, program())
         is_complete = report(plan, runs, say)
     except KeyboardInterrupt:
         sys.stderr.write("\nwash_hpc: stopped; the same command goes on with the runs that are missing\n")

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from wash_hpc.errors import ConfigError
 
@@ -26,8 +28,25 @@ ON_ONE_MACHINE = {
 """What more ranks than cores need of Open MPI, as in tools/mpi_env.sh, for who has not sourced it."""
 
 
-def launcher_words(launcher: str, ranks: int) -> list[str]:
+OURS = "wash-hpc"
+
+
+def program() -> list[str]:
+    """The words that start this program anew: `wash-hpc`, or the script that has registered something of its own."""
+    spec, script = sys.modules["__main__"].__spec__, Path(sys.argv[0])
+    if spec is not None:
+        name = spec.name.removesuffix(".__main__")
+        return [OURS] if name == "wash_hpc" else [sys.executable, "-m", name]
+    return [OURS] if script.name == OURS or not script.is_file() else [sys.executable, str(script)]
+
+
+def launcher_words(launcher: str, ranks: int, program: Sequence[str] = (OURS,)) -> list[str]:
     """A launcher's words for so many ranks.
+
+    Args:
+        launcher: with `{ranks}` in it.
+        ranks: how many.
+        program: the words that stand behind it.
 
     Raises:
         ConfigError: it says nothing of ranks, cannot be read, or is not on PATH.
@@ -38,7 +57,7 @@ def launcher_words(launcher: str, ranks: int) -> list[str]:
         raise ConfigError(f"--launcher {launcher}: cannot be read: {error}") from error
     if "{ranks}" not in launcher or not words:
         raise ConfigError(f"--launcher {launcher}: expected {{ranks}} in it, as in '{MPIRUN}'")
-    for word in (words[0], "wash-hpc"):
+    for word in (words[0], program[0]):
         if shutil.which(word) is None:
             raise ConfigError(
                 f"{word} is not on PATH: activate the environment; in a clone, source tools/mpi_env.sh first"
@@ -57,7 +76,8 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
         Its exit status.
 
     Raises:
-        KeyboardInterrupt: after the ranks have ended: by themselves, with a checkpoint, or at a second one at once.
+        KeyboardInterrupt: after the ranks have ended: by themselves, with a checkpoint; at a second one at once; at a
+            third they are killed.
     """
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // ranks))}
     # A session of its own keeps the terminal's Ctrl-C from it: mpirun would give its ranks one second to end.
@@ -71,5 +91,16 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
                 process.wait()
             except KeyboardInterrupt:
                 process.send_signal(signal.SIGINT)
-                process.wait()
+                try:
+                    process.wait()
+                except KeyboardInterrupt:
+                    _kill_session(process.pid)
             raise
+
+
+def _kill_session(leader: int) -> None:
+    """End all processes of a session: ranks are in groups of their own, so that the launcher's is not enough."""
+    for entry in Path("/proc").iterdir():
+        with suppress(ValueError, ProcessLookupError):  # no process, or it has ended meanwhile
+            if os.getsid(int(entry.name)) == leader:
+                os.kill(int(entry.name), signal.SIGKILL)

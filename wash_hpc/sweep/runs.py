@@ -1,6 +1,7 @@
 """The runs of a sweep on this machine: what is there of each, training those that are not finished, and the report.
 
-Each run is `wash-hpc train` under mpirun, one after the other. What continues, stops and locks a run is the run's own.
+Each run is `wash-hpc train`, or that of a script, under mpirun, one after the other. What continues, stops and locks a
+run is the run's own.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wash_hpc.config import Config, load_run_config
-from wash_hpc.errors import RunFolderError, WashError
+from wash_hpc.errors import MissingDependencyError, RunFolderError, WashError
+from wash_hpc.logs import describe_seconds
+from wash_hpc.report.page import write_page
+from wash_hpc.report.runs import read_runs, with_metrics
 from wash_hpc.report.summarize import main as summarize
 from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.run_folder import changes_of_result
 from wash_hpc.storage.run_lock import LOCK
 from wash_hpc.sweep.grid import SEED, Run, Sweep
-from wash_hpc.sweep.launch import launcher_words, run_ranks
+from wash_hpc.sweep.launch import OURS, launcher_words, run_ranks
 
 Say = Callable[[str], object]
 MISSING, STOPPED, FINISHED, OTHER = "missing", "stopped", "finished", "other configuration"
+_NOTHING_SHOWN = 2  # status of `summarize`: no table, and no file of it
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ def require_same(folder: Path, state: State) -> None:
         )
 
 
-def train_in_turn(sweep: Sweep, runs: Sequence[Run], launcher: str, say: Say) -> list[str]:
+def train_in_turn(
+    sweep: Sweep, runs: Sequence[Run], launcher: str, say: Say, program: Sequence[str] = (OURS,)
+) -> list[str]:
     """Train what has not finished, one run after the other; a run that fails does not keep the next from starting.
 
     Args:
@@ -101,6 +108,7 @@ def train_in_turn(sweep: Sweep, runs: Sequence[Run], launcher: str, say: Say) ->
         runs: some of its runs.
         launcher: of ranks, with `{ranks}` in it.
         say: is given what a user is told, line by line.
+        program: the words that start what has `train`.
 
     Returns:
         The names of the runs that are not finished by then.
@@ -111,14 +119,14 @@ def train_in_turn(sweep: Sweep, runs: Sequence[Run], launcher: str, say: Say) ->
     """
     states = [look_at(sweep, run) for run in runs]
     for run, state in zip(runs, states, strict=True):
-        launcher_words(launcher, run.ranks)
+        launcher_words(launcher, run.ranks, program)
         require_same(sweep.folder / run.name, state)
     failed, pace = [], _Pace(sum(state.kind != FINISHED for state in states))
     for number, run in enumerate(runs, 1):
         say(f"\n[{number}/{len(runs)}] {run.name}{pace.left()}")
         begun = time.monotonic()
         try:
-            was_there, status = _train(sweep, run, launcher, say)
+            was_there, status = _train(sweep, run, launcher, say, program)
         except WashError as error:  # somebody else has trained it meanwhile
             sys.stderr.write(f"wash_hpc: {error}\n")
             was_there, status = True, 2
@@ -151,17 +159,10 @@ class _Pace:
         if not self._seconds or left < 1:
             return ""
         seconds = sum(self._seconds) / len(self._seconds) * left
-        return f"   (about {_in_words(seconds)} left, as the runs before took)"
+        return f"   (about {describe_seconds(seconds)} left, as the runs before took)"
 
 
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _train(sweep: Sweep, run: Run, launcher: str, say: Say) -> tuple[bool, int]:
+def _train(sweep: Sweep, run: Run, launcher: str, say: Say, program: Sequence[str]) -> tuple[bool, int]:
     """Train one run, unless it is there: whether it was, and the exit status; 0: it has finished."""
     folder = sweep.folder / run.name
     state = look_at(sweep, run)
@@ -171,13 +172,18 @@ def _train(sweep: Sweep, run: Run, launcher: str, say: Say) -> tuple[bool, int]:
         return True, 0
     if state.kind == STOPPED:
         say(f"      {folder} has not finished: it is there {state.why}, and goes on")
-    bar = "bar" if sys.stderr.isatty() else "lines"  # ranks under a launcher cannot see that somebody is looking
-    progress = [] if any(word.startswith("log.progress=") for word in sweep.common) else [f"log.progress={bar}"]
-    command = [*launcher_words(launcher, run.ranks), "wash-hpc", "train", str(sweep.config)]
-    command += [*sweep.arguments(run), *progress, "checkpoint.resume=auto"]
+    command = [*launcher_words(launcher, run.ranks, program), *program, *train_words(sweep, run)]
     say(f"      {shlex.join(command)}")
     status = run_ranks(command, run.ranks)
     return False, status if status or (folder / "summary.json").is_file() else 1
+
+
+def train_words(sweep: Sweep, run: Run) -> list[str]:
+    """`train` and its arguments, for a run that somebody may be looking at."""
+    words = sweep.arguments(run)
+    bar = "bar" if sys.stderr.isatty() else "lines"  # ranks under a launcher cannot see that somebody is looking
+    progress = [] if any(word.startswith("log.progress=") for word in words) else [f"log.progress={bar}"]
+    return ["train", str(sweep.config), *words, *progress, "checkpoint.resume=auto"]
 
 
 def report(sweep: Sweep, runs: Sequence[Run], say: Say) -> bool:
@@ -187,18 +193,38 @@ def report(sweep: Sweep, runs: Sequence[Run], say: Say) -> bool:
         Whether all of them are in it; those that are not are named.
     """
     states = {run.name: look_at(sweep, run) for run in runs}
-    folders = [str(sweep.folder / name) for name, state in states.items() if state.kind == FINISHED]
-    status = 0
+    folders = [sweep.folder / name for name, state in states.items() if state.kind == FINISHED]
+    status, files = _report_files(sweep, folders, say) if folders else (0, [])
     if folders:
-        table, page = (sweep.folder.with_name(sweep.folder.name + ending) for ending in (".csv", ".html"))
-        say("")
-        status = summarize([*folders, "--csv", str(table), "--html", str(page)])
-        groups = [key for key in sweep.varying if key != SEED]
-        if groups and SEED in sweep.varying:
-            say("")
-            status = max(status, summarize([*folders, "--group", ",".join(groups), "--no-alarms"]))
-        say(f"\n{len(folders)} of {len(runs)} runs have finished. Table: {table}; curves: {page}")
+        say(f"\n{len(folders)} of {len(runs)} runs have finished{''.join(files)}")
     for name, state in states.items():
         if state.kind != FINISHED:
             sys.stderr.write(f"wash_hpc: not in the table: {name}: {state}\n")
     return status == 0 and len(folders) == len(runs)
+
+
+def _report_files(sweep: Sweep, folders: Sequence[Path], say: Say) -> tuple[int, list[str]]:
+    """Print the tables, write what can be written; the exit status, and what was written, to be put behind a sentence.
+
+    A page that lacks nothing but an optional library is said to be missing, and no failure.
+    """
+    table, page = (sweep.folder.with_name(sweep.folder.name + ending) for ending in (".csv", ".html"))
+    say("")
+    status = summarize([*map(str, folders), "--csv", str(table)])
+    files = [f"; table: {table}"] if status < _NOTHING_SHOWN else []
+    groups = [key for key in sweep.varying if key != SEED]
+    if groups and SEED in sweep.varying:
+        say("")
+        status = max(status, summarize([*map(str, folders), "--group", ",".join(groups), "--no-alarms"]))
+    try:
+        runs, unreadable = with_metrics(read_runs(folders)[0])
+        if runs:
+            write_page(page, runs)
+            files.append(f"; curves: {page}")
+        if unreadable and status == 0:  # of so many runs that the table did not look into their metrics
+            sys.stderr.write("".join(f"wash_hpc: {problem}\n" for problem in unreadable))
+            status = 1
+    except WashError as error:
+        sys.stderr.write(f"wash_hpc: there is no page of curves: {error}\n")
+        status = status if isinstance(error, MissingDependencyError) else max(status, 1)
+    return status, files
