@@ -31,6 +31,10 @@ RUN_AS = {
     "make demo": f"make -o setup demo DEMO_ARGS='{SMALL}'",
     'DEMO_ARGS="run.seed=1" make demo': "",
     'DEMO_ARGS="run.seed=S" make demo': "",
+    "wash-hpc sweep configs/sweeps/digits_p.yaml": "wash-hpc sweep configs/sweeps/digits_p.yaml --only p_0.1-seed_0 "
+    f"{SMALL}",
+    "wash-hpc sweep configs/sweeps/digits_p.yaml --report": "wash-hpc sweep configs/sweeps/digits_p.yaml --report "
+    f"--only p_0.1-seed_0 {SMALL}",
     "wash-hpc completion fish > ~/.config/fish/completions/wash-hpc.fish": "wash-hpc completion fish > wash-hpc.fish",
     "wash-hpc soup a.pt b.safetensors --output mean.safetensors": "wash-hpc soup a.pt c.safetensors "
     "--output of_two.safetensors",
@@ -107,14 +111,10 @@ ELSEWHERE = {
     "tests/unit/test_golden.py::test_draws_have_the_digests_of_the_golden_file": (
         "WASH_REWRITE_GOLDEN=1 tools/run_tests.sh tests/parallel/test_golden.py tests/unit/test_golden.py",
     ),
-    "tests/training/test_sinks.py::test_tensorboard_reads_each_step_once": ("tensorboard --logdir runs",),
+    "tests/training/test_sinks.py::test_the_program_tensorboard_finds": ("tensorboard --logdir runs",),
     "tests/training/test_sinks.py::test_wandb_sync_sends_each_step_once": (
         "wandb sync runs/seen/wandb/offline-run-*",
         "wandb sync",
-    ),
-    "tests/training/test_sweep.py::test_the_same_command_goes_on": (
-        "wash-hpc sweep configs/sweeps/digits_p.yaml",
-        "wash-hpc sweep configs/sweeps/digits_p.yaml --report",
     ),
     "tests/slurm/test_slurm_sweep.py::test_a_sweep_trains": (
         "wash-hpc sweep configs/sweeps/digits_p.yaml --slurm",
