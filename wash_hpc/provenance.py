@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import wash_hpc
+from wash_hpc.commands import describe_program
 from wash_hpc.config import Config, dump_config
 from wash_hpc.data.regularize import describe_regularization
 from wash_hpc.parallel.layout import Layout
@@ -43,6 +44,7 @@ def describe_run(
         "torch_version": str(torch.__version__),
         "python_version": platform.python_version(),
         "git_commit": _git_commit(),
+        "program": describe_program(),
         "hosts": " ".join(hosts),
         "num_ranks": layout.size,
         "num_members": layout.num_members,

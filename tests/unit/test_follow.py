@@ -21,8 +21,8 @@ from wash_hpc.errors import RunFolderError
 from wash_hpc.report.alarms import Alarm
 from wash_hpc.report.follow import _Printer, status_line
 from wash_hpc.report.live import screen, sparkline
-from wash_hpc.report.watch import Look, RunWatch, describe_unfinished
-from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
+from wash_hpc.report.watch import Look, RunWatch, describe_unfinished, how_to_go_on
+from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord, read_metrics
 from wash_hpc.storage.run_lock import Holder, LockWatch
 from wash_hpc.storage.summary import Summary, write_summary
 
@@ -169,6 +169,24 @@ def test_an_unfinished_run_is_described_with_its_last_step_and_how_to_go_on(tmp_
         )
     (folder / "metrics/0000.h5").write_bytes(b"no HDF5")
     assert "metrics/0000.h5: not readable" in describe_unfinished(folder)
+
+
+@pytest.mark.parametrize(
+    ("about", "command"),
+    [
+        ({"num_ranks": 4, "program": "wash-hpc"}, "mpirun -n 4 wash-hpc train"),
+        ({"num_ranks": 2, "program": "python my_model.py"}, "mpirun -n 2 python my_model.py train"),
+        ({"num_ranks": 1, "program": "wash-hpc; rm -r x"}, "wash-hpc train"),  # somebody else's file
+        ({}, "wash-hpc train"),
+    ],
+)
+def test_a_run_is_continued_by_as_many_ranks_of_the_program_that_began_it(
+    tmp_path: Path, about: dict[str, str | int], command: str
+) -> None:
+    with MetricsWriter(tmp_path, 2, ["fc"], about):
+        pass
+    said = how_to_go_on(tmp_path, read_metrics(tmp_path))
+    assert said.endswith(f"start it anew with {command} {tmp_path}/config.yaml checkpoint.resume=auto")
 
 
 def test_the_live_line_says_when_nothing_has_been_written_for_long(tmp_path: Path) -> None:

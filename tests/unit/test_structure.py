@@ -13,7 +13,7 @@ PACKAGE = Path("wash_hpc")
 
 # Lower may not import higher; see docs/design.md.
 LEVELS = [
-    {"errors", "clock", "durations", "seeds", "signals", "startup", "usage"},
+    {"errors", "clock", "durations", "seeds", "signals", "startup", "usage", "commands"},
     {"config", "config_text", "method_kinds", "ranges", "slurm"},
     {"shuffle", "ensemble", "models", "parallel.layout", "parallel.link", "draw_cost"},
     {"parallel", "data", "storage", "logs", "machine", "completion", "rates"},

@@ -65,7 +65,7 @@ def follow(folders: Sequence[Path], console: Console, interval: float = 1.0) -> 
             looks = _look_again(watches, looks)
     early = [look for look in looks if look.state != "finished"]
     for look in early:
-        _print(console, f"{look.folder}: {ending(look)}; {how_to_go_on(look.folder)}")
+        _print(console, f"{look.folder}: {ending(look)}; {how_to_go_on(look.folder, look.metrics)}")
     return not early
 
 

@@ -6,7 +6,6 @@ from a run (its name, its configuration, its layers' names) is escaped.
 
 from __future__ import annotations
 
-import shlex
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -14,6 +13,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from wash_hpc.commands import train_command
 from wash_hpc.errors import MissingDependencyError
 from wash_hpc.report.alarms import alarms
 from wash_hpc.report.columns import COLUMNS, caption, left_out_lines
@@ -239,5 +239,5 @@ def _configuration(run: Run) -> str:
 def repeat_command(run: Run) -> str:
     """What one types in a shell to train a run once more, beside the first."""
     ranks = run.summary.num_members * run.summary.num_replicas
-    folder, name = shlex.quote(str(run.folder / "config.yaml")), shlex.quote(f"run.name={run.summary.name}-again")
-    return f"mpirun -n {ranks} wash-hpc train {folder} {name}"
+    started_by = run.metrics.attributes.get("program") if run.metrics is not None else None
+    return train_command(run.folder / "config.yaml", ranks, started_by, f"run.name={run.summary.name}-again")

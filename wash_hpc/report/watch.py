@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from wash_hpc.commands import train_command
 from wash_hpc.config_text import plain_sections
 from wash_hpc.errors import ConfigError, MissingDependencyError, RunFolderError, WashError
 from wash_hpc.report.alarms import Alarm, alarms
@@ -176,14 +177,16 @@ def describe_unfinished(folder: Path) -> str:
     if state == "unknown":
         return f"{folder}: the run has not finished: {progress}; it is going, or was killed: --follow finds out"
     ended = "was killed" if state == "dead" else "has stopped"
-    return f"{folder}: the run has not finished: it {ended} after {progress}; {how_to_go_on(folder)}"
+    return f"{folder}: the run has not finished: it {ended} after {progress}; {how_to_go_on(folder, look.metrics)}"
 
 
-def how_to_go_on(folder: Path) -> str:
-    """What to do with a run that has ended before its end."""
+def how_to_go_on(folder: Path, metrics: Metrics | None) -> str:
+    """What to do with a run that has ended before its end; its metrics say by how many ranks of which program."""
     has_checkpoint = any((folder / "checkpoints").glob("step-*"))
     goes_on = "continue it" if has_checkpoint else "it has left no checkpoint: start it anew"
-    return f"{goes_on} with wash-hpc train {folder / 'config.yaml'} checkpoint.resume=auto"
+    about = metrics.attributes if metrics is not None else {}
+    given = about.get("num_ranks"), about.get("program")
+    return f"{goes_on} with {train_command(folder / 'config.yaml', *given, 'checkpoint.resume=auto')}"
 
 
 def _config_of(metrics: Metrics) -> Mapping[str, Any]:

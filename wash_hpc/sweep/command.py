@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from wash_hpc.commands import program
 from wash_hpc.sweep.grid import Run, Sweep, read_sweep, require_runs
-from wash_hpc.sweep.launch import program
 from wash_hpc.sweep.runs import STOPPED, Say, look_at, report, train_in_turn
 from wash_hpc.sweep.slurm import Submission, submit, task_arguments
 

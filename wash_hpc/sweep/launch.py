@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from wash_hpc.commands import OURS
 from wash_hpc.errors import ConfigError
 
 MPIRUN = "mpirun -n {ranks}"
@@ -26,18 +27,6 @@ ON_ONE_MACHINE = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
 """What more ranks than cores need of Open MPI, as in tools/mpi_env.sh, for who has not sourced it."""
-
-
-OURS = "wash-hpc"
-
-
-def program() -> list[str]:
-    """The words that start this program anew: `wash-hpc`, or the script that has registered something of its own."""
-    spec, script = sys.modules["__main__"].__spec__, Path(sys.argv[0])
-    if spec is not None:
-        name = spec.name.removesuffix(".__main__")
-        return [OURS] if name == "wash_hpc" else [sys.executable, "-m", name]
-    return [OURS] if script.name == OURS or not script.is_file() else [sys.executable, str(script)]
 
 
 def launcher_words(launcher: str, ranks: int, program: Sequence[str] = (OURS,)) -> list[str]:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wash_hpc.commands import OURS
 from wash_hpc.config import Config, load_run_config
+from wash_hpc.durations import format_seconds
 from wash_hpc.errors import MissingDependencyError, RunFolderError, WashError
-from wash_hpc.logs import describe_seconds
 from wash_hpc.report.page import write_page
 from wash_hpc.report.runs import read_runs, with_metrics
 from wash_hpc.report.summarize import main as summarize
@@ -23,7 +24,7 @@ from wash_hpc.storage.kept import last_manifest
 from wash_hpc.storage.run_folder import changes_of_result
 from wash_hpc.storage.run_lock import LOCK
 from wash_hpc.sweep.grid import SEED, Run, Sweep
-from wash_hpc.sweep.launch import OURS, launcher_words, run_ranks
+from wash_hpc.sweep.launch import launcher_words, run_ranks
 
 Say = Callable[[str], object]
 MISSING, STOPPED, FINISHED, OTHER = "missing", "stopped", "finished", "other configuration"
@@ -159,7 +160,7 @@ class _Pace:
         if not self._seconds or left < 1:
             return ""
         seconds = sum(self._seconds) / len(self._seconds) * left
-        return f"   (about {describe_seconds(seconds)} left, as the runs before took)"
+        return f"   (about {format_seconds(seconds)} left, as the runs before took)"
 
 
 def _train(sweep: Sweep, run: Run, launcher: str, say: Say, program: Sequence[str]) -> tuple[bool, int]:

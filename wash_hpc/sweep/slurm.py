@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from wash_hpc.commands import OURS, program
 from wash_hpc.errors import ConfigError, WashError, WorldError
 from wash_hpc.slurm import current_job
 from wash_hpc.sweep.grid import Run, Sweep
-from wash_hpc.sweep.launch import OURS, program
 from wash_hpc.sweep.runs import FINISHED, Say, look_at, require_same
 
 SCRIPT = Path("slurm/sweep.sh")
