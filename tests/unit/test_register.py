@@ -106,6 +106,19 @@ def test_a_registered_set_is_read_with_the_configuration_and_opened():
         (lambda images: None, "gives a NoneType, not an ArraySet"),
         (lambda images: replace(images, mean=(0.5,) * 3), "mean=.*: expected a number for each of 1 channels"),
         (lambda images: replace(images, std=(0.0,)), "std=.*: expected a number"),
+        (lambda images: replace(images, mean=0.5), "mean=0.5: expected a number for each of 1 channels"),
+        (lambda images: replace(images, std=("a",)), "std=.*: expected a number"),
+        (lambda images: replace(images, num_classes="two"), "num_classes=two: expected a whole number"),
+        (lambda images: replace(images, train=(images.train.pixels, images.train.labels)), "train: it is a tuple"),
+        (lambda images: replace(images, test=None), "test: it is a NoneType"),
+        (
+            lambda images: replace(images, train=replace(images.train, labels=images.train.labels.tolist())),
+            "train: labels are a list: expected a NumPy array",
+        ),
+        (
+            lambda images: replace(images, test=replace(images.test, pixels=images.test.pixels[..., :4])),
+            r"test: images \(1, 8, 4\): expected \(1, 8, 8\), as in train",
+        ),
         (lambda images: replace(images, num_classes=1), "train: labels from 0 to 1: expected 0 to 0"),
         (lambda images: replace(images, test=images.test.at(np.arange(0))), "test: there are no images in it"),
         (

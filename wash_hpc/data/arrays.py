@@ -73,20 +73,38 @@ def require_sound_set(name: str, images: object) -> None:
     """
     if not isinstance(images, ArraySet):
         raise DataError(f"data.name={name}: the function registered gives a {type(images).__name__}, not an ArraySet")
+    if not isinstance(images.num_classes, int | np.integer):
+        raise DataError(f"data.name={name}: num_classes={images.num_classes}: expected a whole number")
+    _require_sound_split(f"data.name={name}: train", images.train, images.num_classes)
     shape = images.train.pixels.shape[1:]
-    splits = {"train": images.train, "held_out": images.held_out, "test": images.test}
-    for split, part in splits.items():
-        if part is not None:
-            _require_sound_split(f"data.name={name}: {split}", part, shape, images.num_classes)
+    others = {"test": images.test} | ({} if images.held_out is None else {"held_out": images.held_out})
+    for split, part in others.items():
+        _require_sound_split(f"data.name={name}: {split}", part, images.num_classes)
+        if part.pixels.shape[1:] != shape:
+            raise DataError(f"data.name={name}: {split}: images {part.pixels.shape[1:]}: expected {shape}, as in train")
     for what, values in (("mean", images.mean), ("std", images.std)):
-        if len(values) != shape[0] or not np.isfinite(values).all() or (what == "std" and min(values) <= 0):
+        if not _are_numbers(values, shape[0]) or (what == "std" and min(values) <= 0):
             raise DataError(f"data.name={name}: {what}={values}: expected a number for each of {shape[0]} channels")
 
 
-def _require_sound_split(where: str, part: Images, shape: tuple[int, ...], num_classes: int) -> None:
+def _are_numbers(values: object, count: int) -> bool:
+    """Whether it is a sequence of so many finite numbers."""
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return numbers.shape == (count,) and bool(np.isfinite(numbers).all())
+
+
+def _require_sound_split(where: str, part: object, num_classes: int) -> None:
+    if not isinstance(part, Images):
+        raise DataError(f"{where}: it is a {type(part).__name__}: expected Images(pixels, labels)")
     pixels, labels = part.pixels, part.labels
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != shape:
-        raise DataError(f"{where}: pixels {pixels.dtype} {pixels.shape}: expected uint8 [N, C, H, W], as in train")
+    for what, values in (("pixels", pixels), ("labels", labels)):
+        if not isinstance(values, np.ndarray):
+            raise DataError(f"{where}: {what} are a {type(values).__name__}: expected a NumPy array")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise DataError(f"{where}: pixels {pixels.dtype} {pixels.shape}: expected uint8 [N, C, H, W]")
     if labels.dtype != np.int64 or labels.shape != pixels.shape[:1]:
         raise DataError(f"{where}: labels {labels.dtype} {labels.shape}: expected int64 [{len(pixels)}]")
     if len(labels) == 0:
