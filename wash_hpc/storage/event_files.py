@@ -1,13 +1,14 @@
 """The event files that TensorBoard reads: scalars by step, the configuration, and at the end what the run came to.
 
-Owns the import of tensorboard. Every start of a run writes a new file, `RUN/tensorboard/events.out.tfevents.NNNN`.
+Owns the import of tensorboard. Every start of a run writes one file for the whole run, what earlier starts wrote until
+its first step included, and removes theirs: `RUN/tensorboard/events.out.tfevents.NNNN`.
 Records are written through TensorBoard's own protocol buffers and framing, but not through its writer, whose thread
 would find a full disk long after the call, and which would import TensorFlow where that is installed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -49,33 +50,36 @@ def import_tensorboard() -> SimpleNamespace:
 class EventFile:
     """A new event file of a run, each record of which is in the file when `append` returns.
 
-    Where the run goes on from a step, the file says so, and TensorBoard drops what an earlier start wrote beyond it.
+    The file says that it begins anew, so that a TensorBoard which looks on drops what it has read of an earlier one.
 
     Args:
         config: the run's.
         first_step: steps already done.
-        past: gives the numbers until that step, which are written where no earlier start had this sink.
+        past: gives the numbers until that step.
 
     Raises:
         OSError: the file cannot be written.
         MissingDependencyError: tensorboard is not installed.
     """
 
-    def __init__(self, config: Config, first_step: int, past: Callable[[], list[tuple[int, Scalars]]]) -> None:
+    def __init__(self, config: Config, first_step: int, past: Callable[[], Iterable[tuple[int, Scalars]]]) -> None:
         self._board = import_tensorboard()
         self._num_steps = first_step
         folder = config.folder / "tensorboard"
         folder.mkdir(exist_ok=True)
-        starts = [int(file.suffix[1:]) for file in folder.glob(f"{_FILE}*") if file.suffix[1:].isdecimal()]
-        file = folder / f"{_FILE}{max(starts, default=-1) + 1:04d}"
+        earlier = [file for file in folder.glob(f"{_FILE}*") if file.suffix[1:].isdecimal()]
+        number = max((int(file.suffix[1:]) for file in earlier), default=-1) + 1
+        file = folder / f"{_FILE}{number:04d}"
         self._writer = self._board.RecordWriter(file.open("xb"))
-        self._write(file_version="brain.Event:2")
-        if starts:
-            session = self._board.SessionLog(status=self._board.SessionLog.START)
-            self._write(step=first_step + 1, session_log=session)
-        self._write_configuration(config)
-        for step, scalars in [] if starts else past():
-            self.append(step, scalars)
+        try:
+            self._write_beginning(config)
+            for step, scalars in past():
+                self.append(step, scalars)
+        except BaseException:  # the disk may be full: what earlier starts wrote is then still what TensorBoard shows
+            file.unlink()
+            raise
+        for place in earlier:
+            place.unlink()
 
     def append(self, step: int, scalars: Scalars) -> None:
         """Write numbers of a step. Raises OSError."""
@@ -92,9 +96,11 @@ class EventFile:
         """Close the file; a second call does nothing."""
         self._writer.close()
 
-    def _write_configuration(self, config: Config) -> None:
-        """As text, and as the settings by which TensorBoard compares runs."""
+    def _write_beginning(self, config: Config) -> None:
+        """That nothing before it counts, and the configuration: as text, and as settings by which runs are compared."""
         board = self._board
+        self._write(file_version="brain.Event:2")
+        self._write(step=0, session_log=board.SessionLog(status=board.SessionLog.START))
         text = "\n".join(f"    {line}" for line in dump_config(config).splitlines())  # of Markdown: as it stands
         tensor = board.TensorProto(dtype=board.DT_STRING, string_val=[text.encode()])
         value = board.Summary.Value(tag="config", tensor=tensor)

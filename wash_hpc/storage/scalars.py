@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from wash_hpc.storage.records import EVALUATE, TRAIN, Dataset, EvaluationRecord, Metrics, TrainRecord
+from wash_hpc.storage.records import EVALUATE, TRAIN, Dataset, EvaluationRecord, Integers, Metrics, TrainRecord
 
 Scalars = dict[str, float]
 """Finite numbers by their names: a dataset's path, and after it the member, the layer or `mean`."""
+
+MOST_PAST_RECORDS = 1000
+"""Of each kind, that a continued run writes anew: TensorBoard shows no more of a curve, W&B's charts hardly more."""
 
 
 def scalars_of(record: TrainRecord | EvaluationRecord, layer_names: Sequence[str]) -> Scalars:
@@ -27,16 +30,20 @@ def scalars_of(record: TrainRecord | EvaluationRecord, layer_names: Sequence[str
     return _scalars(table, {dataset.field: getattr(record, dataset.field) for dataset in table}, layer_names)
 
 
-def past_scalars(metrics: Metrics, last_step: int) -> list[tuple[int, Scalars]]:
-    """What was written until a step, as `scalars_of` says it, by step; of one step, training before evaluation."""
-    rows = []
-    for table, steps in ((TRAIN, metrics.step), (EVALUATE, metrics.evaluate_step)):
-        columns = {dataset.field: getattr(metrics, dataset.field) for dataset in table[1:]}
-        for row, step in enumerate(steps.tolist()):
-            if step <= last_step:
-                values = {field: column[row] for field, column in columns.items()}
-                rows.append((step, _scalars(table, values, metrics.layer_names)))
-    return sorted(rows, key=lambda row: row[0])
+def past_scalars(metrics: Metrics, last_step: int) -> Iterator[tuple[int, Scalars]]:
+    """What was written until a step, as `scalars_of` says it, by step; of one step, training before evaluation.
+
+    Of records of training, of those with a consensus distance, and of evaluations, each, `MOST_PAST_RECORDS` at most,
+    evenly spread, the first and the last among them: what is yielded does not grow with a run's length.
+    """
+    train, evaluate = (np.flatnonzero(steps <= last_step) for steps in (metrics.step, metrics.evaluate_step))
+    with_distance = train[np.isfinite(metrics.consensus_distance[train])]
+    rows = [(int(metrics.step[row]), 0, row) for row in np.union1d(_spread(train), _spread(with_distance))]
+    rows += [(int(metrics.evaluate_step[row]), 1, row) for row in _spread(evaluate)]
+    for step, kind, row in sorted(rows):
+        table = (TRAIN, EVALUATE)[kind]
+        values = {dataset.field: getattr(metrics, dataset.field)[row] for dataset in table[1:]}
+        yield step, _scalars(table, values, metrics.layer_names)
 
 
 def flat_settings(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -52,6 +59,13 @@ def finite_numbers(values: Mapping[str, Any]) -> Scalars:
     """Those of the values that are finite numbers."""
     numbers = {name: value for name, value in values.items() if type(value) in {int, float}}
     return {name: float(value) for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _spread(rows: Integers) -> Integers:
+    """At most `MOST_PAST_RECORDS` of these."""
+    if len(rows) <= MOST_PAST_RECORDS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, MOST_PAST_RECORDS).round().astype(np.int64)]
 
 
 def _scalars(table: Sequence[Dataset], values: Mapping[str, Any], layer_names: Sequence[str]) -> Scalars:

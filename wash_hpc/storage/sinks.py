@@ -6,7 +6,7 @@ and left as it is. What their files look like is `event_files`' and `wandb_files
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -19,12 +19,15 @@ from wash_hpc.storage.scalars import Scalars, past_scalars, scalars_of
 from wash_hpc.storage.summary import Summary, summary_object
 from wash_hpc.storage.wandb_files import OfflineRun, import_wandb
 
-Past = Callable[[], list[tuple[int, Scalars]]]
-"""Gives what earlier starts wrote, by step, until the one from which this start goes on."""
+Past = Callable[[], Iterable[tuple[int, Scalars]]]
+"""Gives what earlier starts wrote, by step, until the one from which this start goes on; long ones are thinned."""
 
 
 class Sink(Protocol):
-    """Files of one program. Its methods raise OSError where they cannot be written."""
+    """Files of one program, made anew by each start with the whole curve in them: what earlier starts wrote, too.
+
+    The files of an earlier start go when the new ones hold its curve. Methods raise OSError where they cannot write.
+    """
 
     def append(self, step: int, scalars: Scalars) -> None:
         """Write numbers of a step, not earlier than the last one; of one step there may be several calls."""
@@ -80,9 +83,9 @@ class MetricsWriters:
         self._metrics = MetricsWriter(config.folder, num_members, layer_names, attributes)
         self._sinks: dict[str, Sink] = {}
 
-        def past() -> list[tuple[int, Scalars]]:
+        def past() -> Iterable[tuple[int, Scalars]]:
             is_continued = first_step > 0 and len(metrics_files(config.folder)) > 1
-            return past_scalars(read_metrics(config.folder), first_step) if is_continued else []
+            return past_scalars(read_metrics(config.folder), first_step) if is_continued else ()
 
         for name in config.log.sinks:
             with self._may_fail(name):

@@ -16,9 +16,9 @@ import shutil
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,21 +62,30 @@ class OfflineRun:
         MissingDependencyError: wandb is not installed.
     """
 
-    def __init__(self, config: Config, first_step: int, past: Callable[[], list[tuple[int, Scalars]]]) -> None:
+    def __init__(self, config: Config, first_step: int, past: Callable[[], Iterable[tuple[int, Scalars]]]) -> None:
         self._wandb = import_wandb()
         self._began = datetime.now(UTC)
         self._step, self._row = first_step, Scalars()
         folder = config.folder / "wandb"
         earlier = sorted(folder.glob("offline-run-*-*"))
         run_id = earlier[-1].name.rsplit("-", 1)[-1] if earlier else uuid.uuid4().hex[:8]
-        own = folder / f"offline-run-{self._began:%Y%m%d_%H%M%S}-{run_id}"
+        named = self._began
+        while (own := folder / f"offline-run-{named:%Y%m%d_%H%M%S}-{run_id}").exists():
+            named += timedelta(seconds=1)
         (own / "files").mkdir(parents=True)
         self._log = RecordLog(own / f"run-{run_id}.wandb")
         self._num_records = 0
-        self._write_start(config, run_id)
-        for step, scalars in past():
-            self.append(step, scalars)
-        for place in earlier:  # only now: the disk may be full
+        self._has_ended, self._is_past = False, True
+        try:
+            self._write_start(config, run_id)
+            for step, scalars in past():
+                self.append(step, scalars)
+            self._write_row()
+        except BaseException:  # the disk may be full: what earlier starts wrote stays
+            shutil.rmtree(own)
+            raise
+        self._is_past = False
+        for place in earlier:
             shutil.rmtree(place)
 
     def append(self, step: int, scalars: Scalars) -> None:
@@ -90,12 +99,13 @@ class OfflineRun:
         """Write what the run came to, beside the last value of each curve."""
         self._write_row()
         self._write("summary", update=[{"key": name, "value_json": json.dumps(summary[name])} for name in summary])
+        self._has_ended = True
 
     def close(self) -> None:
-        """Say that the run has ended, and close the file; a second call does nothing."""
+        """Say how the run has ended, failed unless `end` was called, and close the file; a second call does nothing."""
         if not self._log.closed:
             self._write_row()
-            self._write("exit", exit_code=0, runtime=int(self._runtime()))
+            self._write("exit", exit_code=0 if self._has_ended else 1, runtime=int(self._runtime()))
             self._log.close()
 
     def _write_start(self, config: Config, run_id: str) -> None:
@@ -115,11 +125,8 @@ class OfflineRun:
         """Write the row that has been gathered, and its numbers as the latest."""
         if not self._row:
             return
-        row = {
-            "_step": self._step,
-            "_timestamp": datetime.now(UTC).timestamp(),
-            "_runtime": self._runtime(),
-        } | self._row
+        now = {"_timestamp": datetime.now(UTC).timestamp(), "_runtime": self._runtime()}
+        row = {"_step": self._step} | ({} if self._is_past else now) | self._row  # when the past was is not known
         items = [{"nested_key": [name], "value_json": json.dumps(value)} for name, value in row.items()]
         self._write("summary", update=items)
         self._write("history", item=items, step={"num": self._step})
