@@ -26,6 +26,7 @@ from wash_hpc.report.figure import Bars, Curve, Figure, HeatMap, Series, thinned
 from wash_hpc.report.figure_files import write_report_figures
 from wash_hpc.report.figures import figures
 from wash_hpc.report.page import page_text, repeat_command, write_page
+from wash_hpc.report.plotly_figures import _clipped
 from wash_hpc.report.runs import Run, read_runs, with_metrics
 from wash_hpc.report.table import csv_text, print_table
 from wash_hpc.storage.metrics import EvaluationRecord, MetricsWriter, TrainRecord
@@ -233,7 +234,14 @@ def test_runs_on_text_show_perplexities_and_the_caption_says_so() -> None:
 def test_the_page_says_perplexities_of_text_and_escapes_their_names(tmp_path: Path) -> None:
     page = Page(page_text(load(make_run(tmp_path / "a", summary("<b>t", metric="perplexity", scores=SCORES)))))
     assert "4.48" in page.texts["td"]
-    assert any("perplexity in place of accuracy (<b>t)" in text for text in page.texts["p"])
+    assert any(text.startswith("Perplexity on the test text, lower is better; spread") for text in page.texts["p"])
+    assert not any("Accuracy in percent" in text for text in page.texts["p"])
+
+
+def test_a_name_that_is_too_long_for_an_axis_keeps_its_block_and_its_parameter() -> None:
+    names = [f"blocks.{block}.norm_before_attention.weight" for block in range(4)]
+    assert [_clipped(name) for name in names] == [f"blocks.{block}.…e_attention.weight" for block in range(4)]
+    assert _clipped("blocks.0.attend.weight") == "blocks.0.attend.weight"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

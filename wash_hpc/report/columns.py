@@ -177,8 +177,9 @@ DERIVED: dict[str, Value] = {
 }
 """What follows from a summary and stands in the table, by the names by which runs are sorted and filtered."""
 
+_OF_IMAGES, _OF_TEXT = "Accuracy in percent of the test images", "Perplexity on the test text, lower is better"
 CAPTION = (
-    "Accuracy in percent of the test images; spread: standard deviation over members; soup: statistics recomputed, "
+    f"{_OF_IMAGES}; spread: standard deviation over members; soup: statistics recomputed, "
     "raw: averaged; gap: soup less ensemble, in points; EMA: a member's average over steps; differ: percent on which "
     "two members do; NLL: in nats; ECE: calibration error in percent; sent: payload; GB per point: sent by one member "
     "for each point by which the soup is better than the mean member; img/s: of one member; data, compute, reduce, "
@@ -190,6 +191,8 @@ _TEXT_CAPTION = " Of text: perplexity in place of accuracy ({}), lower is better
 def caption(runs: Sequence[Summary]) -> str:
     """What the columns mean, for these runs."""
     names = [run.name for run in runs if run.metric == "perplexity"]
+    if names and len(names) == len(runs):
+        return CAPTION.replace(_OF_IMAGES, _OF_TEXT).replace(", in points", "")
     return CAPTION + (_TEXT_CAPTION.format(", ".join(names)) if names else "")
 
 

@@ -183,8 +183,8 @@ def _hover_name(curve: Curve) -> str:
 
 
 def _clipped(name: str) -> str:
-    """The end of a name, which tells layers and runs apart, where there is no room for all of it."""
-    return name if len(name) <= _NAME_LENGTH else "…" + name[1 - _NAME_LENGTH :]
+    """The ends of a name where there is no room for all of it: the block comes first, the parameter last."""
+    return name if len(name) <= _NAME_LENGTH else f"{name[:9]}…{name[10 - _NAME_LENGTH :]}"
 
 
 def _text(text: str) -> str:
