@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,46 @@ def open_seconds(chromium: Any, file: Path) -> tuple[float, float]:
     return seconds, float(used["TaskDuration"])
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Of one page.
+
+    Attributes:
+        num_runs, num_records: what is on it; records of each run.
+        read_seconds, write_seconds: to make it.
+        megabytes: of the file, 10^6 bytes.
+        open_seconds: on the clock, of each opening, the shortest first.
+        thread_seconds: of the page's thread in the opening in which it took least.
+    """
+
+    num_runs: int
+    num_records: int
+    read_seconds: float
+    write_seconds: float
+    megabytes: float
+    open_seconds: list[float]
+    thread_seconds: float
+
+    def __str__(self) -> str:
+        least, median, most = (self.open_seconds[place] for place in (0, len(self.open_seconds) // 2, -1))
+        return (
+            f"{self.num_runs} runs of {self.num_records} records: read in {self.read_seconds:.1f} s, "
+            f"page made in {self.write_seconds:.1f} s, {self.megabytes:.1f} MB, open after {median:.1f} s "
+            f"(median of {len(self.open_seconds)}; {least:.1f} to {most:.1f}), "
+            f"{self.thread_seconds:.1f} s of them the page's thread"
+        )
+
+
+def measure(chromium: Any, folder: Path, num_runs: int, num_records: int, num_openings: int) -> Measured:
+    """Make runs and their page in a folder, and open it so many times."""
+    runs = [make_run(folder, number, num_records) for number in range(num_runs)]
+    file = folder / "report.html"
+    read, written = write_report(runs, file)
+    opened = [open_seconds(chromium, file) for _ in range(num_openings)]
+    clock, thread = sorted(seconds for seconds, _ in opened), min(used for _, used in opened)
+    return Measured(num_runs, num_records, read, written, file.stat().st_size / 1e6, clock, thread)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Time the making and opening of large reports.")
     parser.add_argument("--runs", type=int, default=300, help="runs of the first page")
@@ -114,18 +154,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, browser() as chromium:
         open_seconds(chromium, _empty_page(Path(folder)))  # the browser's own start
         for num_runs, num_records in pages:
-            place = Path(folder) / f"{num_runs}"
-            runs = [make_run(place, number, num_records) for number in range(num_runs)]
-            file = place / "report.html"
-            read, written = write_report(runs, file)
-            opened = sorted(open_seconds(chromium, file) for _ in range(5))
-            least, median, most = (opened[place][0] for place in (0, 2, 4))
-            megabytes = file.stat().st_size / 1e6
-            print(
-                f"{num_runs} runs of {num_records} records: read in {read:.1f} s, page made in {written:.1f} s, "
-                f"{megabytes:.1f} MB, open after {median:.1f} s (median of 5; {least:.1f} to {most:.1f}), "
-                f"{min(used for _, used in opened):.1f} s of them the page's thread"
-            )
+            print(measure(chromium, Path(folder) / f"{num_runs}", num_runs, num_records, num_openings=5), flush=True)
     return 0
 
 

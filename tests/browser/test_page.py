@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.test_report import LANDSCAPE
-from tools.bench_report import browser, make_run, open_seconds, write_report
-from wash_hpc.report.page import write_page
-from wash_hpc.report.runs import read_runs, with_metrics
+from tools.bench_report import browser, make_run, measure, write_report
 
 pytestmark = pytest.mark.browser
 
@@ -200,17 +199,12 @@ def drawn_widths(page: Any) -> list[float]:
     return widths
 
 
-@pytest.mark.parametrize(("num_runs", "num_records"), [(300, 100), (1, 200_000)])
+@pytest.mark.parametrize(("num_runs", "num_records"), [(30, 200), (1, 200_000)])
 def test_a_page_of_very_many_records_is_small_and_opens_soon(
     chromium: Any, tmp_path: Path, num_runs: int, num_records: int
 ) -> None:
-    """The bound is generous, for this machine may be busy; `tools/bench_report.py` is how the promise is shown."""
-    folders = [make_run(tmp_path, number, num_records) for number in range(min(num_runs, 12))]
-    different = with_metrics(read_runs(folders)[0])[0]
-    runs = [replace(different[number % len(different)], label=f"run-{number:03d}") for number in range(num_runs)]
-    file = tmp_path / "report.html"
-    write_page(file, runs)
-    opened, used = open_seconds(chromium, file)
-    assert file.stat().st_size < PROMISED_MEGABYTES * 1e6
-    assert used < 3 * PROMISED_SECONDS
-    assert opened < 20 * PROMISED_SECONDS
+    """As `tools/bench_report.py` shows the promise, with fewer runs; this machine may be busy, hence three times."""
+    measured = measure(chromium, tmp_path, num_runs, num_records, num_openings=1)
+    sys.stdout.write(f"{measured}\n")
+    assert measured.megabytes < PROMISED_MEGABYTES
+    assert measured.thread_seconds < 3 * PROMISED_SECONDS
