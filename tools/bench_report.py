@@ -88,7 +88,7 @@ def browser() -> Iterator[Any]:
 def open_seconds(chromium: Any, file: Path) -> tuple[float, float]:
     """Seconds from asking for a page until all figures in the window are drawn: on the clock, and of the page's thread.
 
-    The second are what the first would be about on a machine that does nothing else.
+    Other work on the machine makes the first longer, and the second hardly.
     """
     page = chromium.new_page(viewport={"width": 1280, "height": 900})
     session = page.context.new_cdp_session(page)
