@@ -35,10 +35,15 @@ def test_a_sweep_trains_what_has_not_finished_and_its_last_job_puts_all_into_one
     file.write_text(SWEEP)
     words = [str(file), f"run.dir={tmp_path}"]
     arguments = train_first(tmp_path, words)
-    options = "--cpus-per-task=1 --gpus-per-node=0 --time=10"
+    options = "--cpus-per-task=1 --gpus-per-node=0 --time=10 --job-name=mine"
     logs = f"--output={tmp_path}/%x-%A_%a.log"
     command = ["wash-hpc", "sweep", *words, "--slurm", f"--sbatch={options} {logs}", "--at-once=1"]
     environment = {**cluster.environment, **settings_on(cluster)}
+    refused = cluster.try_to([*command, "--sbatch=--hold", "--sbatch-report=--partition=nosuch"], environment)
+    assert refused.returncode == 2
+    assert "--partition=nosuch" in refused.stderr
+    assert "what was submitted before it has been cancelled: job " in refused.stderr
+    command.append("--sbatch-report=--time=5")
     said = cluster.ask(command, environment)
     assert said.startswith("1 of 4 runs have finished before\n"), arguments
     one, two, report = (word.partition(":")[0] for word in said.split("job ")[1:])

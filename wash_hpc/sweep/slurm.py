@@ -26,6 +26,9 @@ SCRIPT = Path("slurm/sweep.sh")
 # What tools/mpi_env.sh sets for one machine; with it all ranks of a job would be on its first node.
 _FOR_ONE_MACHINE = "PRTE_MCA_rmaps_default_mapping_policy"
 
+# The script's own, five minutes before the end, is for ranks that write a checkpoint; it would end a report.
+_NO_SIGNAL = "--signal=B:CONT@1"
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -102,7 +105,7 @@ def submit(sweep: Sweep, runs: Sequence[tuple[int, Run]], how: Submission, say: 
             jobs.append(_sbatch([*shape, *options, f"--job-name={name}", array], how.words))
             say(f"job {jobs[-1]}: {len(tasks)} tasks ({in_ranges(tasks)}) of {ranks} ranks each")
         behind = [f"--dependency=afterany:{':'.join(jobs)}"] if jobs else []
-        small = ["--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--time=00:10:00"]
+        small = ["--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=0", "--time=00:10:00", _NO_SIGNAL]
         only = ["--only", how.only] if how.only else []
         ours = ["--output=slurm-%x-%j.out", *options, *small, *of_report, f"--job-name={name}-report", *behind]
         reports = _sbatch(ours, [*how.words, *only])
