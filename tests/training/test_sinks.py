@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from gzip import decompress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pandas
@@ -91,6 +94,24 @@ def test_tensorboard_reads_each_step_once_over_two_starts(run):
     (soup,) = board.Scalars("summary/soup_accuracy")
     assert soup.step == 12
     assert soup.value == pytest.approx(read_summary(run).soup_accuracy)
+
+
+def test_the_program_tensorboard_finds_the_run_in_the_folder_of_runs(run):
+    program = str(Path(sys.executable).with_name("tensorboard"))
+    command = [program, "--logdir", str(run.parent), "--host", "localhost", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            address = next(found[0] for line in process.stderr if (found := re.search(r"http://localhost:\d+", line)))
+            for _ in range(240):  # it reads the files while it answers
+                with urlopen(f"{address}/data/plugin/scalars/tags", timeout=60) as answer:
+                    shown = json.load(answer)
+                if shown:
+                    break
+                time.sleep(0.5)
+        finally:
+            process.terminate()
+    assert "train/loss/mean" in shown["run/tensorboard"]
 
 
 class Wandb(BaseHTTPRequestHandler):
