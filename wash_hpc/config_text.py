@@ -5,6 +5,7 @@ Owns how they are merged and the short forms that are allowed. Which keys there 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -193,4 +194,7 @@ def explain(error: OmegaConfBaseException) -> str:
     if error.full_key is None and "is not a subclass of" in first:  # as in method=wash, meant for method.name=wash
         section = first.split("subclass of ")[1].split("Config")[0].lower()
         return f"{section}: expected a key of this section, as in {section}.KEY=VALUE"
+    if found := re.match(r"Key '.*' not in '\w+'(?:\. Did you mean: '(\w+)')?", first):  # names a class of ours
+        instead = f"did you mean {found[1]}?" if found[1] else "docs/configuration.md has them all"
+        return f"{error.full_key}: there is no such key; {instead}"
     return f"{error.full_key}: {first}" if error.full_key else first

@@ -17,9 +17,9 @@ from wash_hpc.storage.metrics import read_metrics
 
 # What is given, and what the sentence must say.
 MISTAKES = [
-    (["methd.p=0.1"], "methd.*did you mean: 'method'"),
+    (["methd.p=0.1"], "methd: there is no such key; did you mean method"),
     (["method.prob=0.1"], "method.prob"),
-    (["optimizer.momentun=0.5"], "optimizer.momentun.*did you mean: 'momentum'"),
+    (["optimizer.momentun=0.5"], "optimizer.momentun: there is no such key; did you mean momentum"),
     (["method.p=often"], "method.p: .*'often'"),
     (["data.batch_size=1.5"], "data.batch_size: .*'1.5'"),
     (["method.schedule=random"], "method.schedule: .*'decreasing', 'constant', 'increasing'"),
@@ -45,7 +45,7 @@ MISTAKES = [
     (["parallel.device=cuda"], "parallel.device=cuda"),
     (["method.optimizer_state=true", "optimizer.momentum=0"], "method.optimizer_state=True: .*keeps no state"),
     (["method.optimizer_state=true", "method.overlap=true", "optimizer.name=adam"], "method.overlap=True: .*adam"),
-    (["method.optimizer_state=true", "method.overlap=true", "optimizer.name=adamw"], "method.overlap=True: .*adamw"),
+    (["method.optimizer_state=true", "method.overlap=true", "optimizer.name=adamw"], "method.overlap=True: .*adam"),
     (["method.quarantine=true", "method.topology=ring"], "method.quarantine=True: .*method.topology=ring"),
     (["method.quarantine=true", "method.topology=node"], "method.quarantine=True: .*method.topology=node"),
     (["method.topology=star"], "method.topology: .*'global', 'node', 'ring'"),

@@ -69,7 +69,9 @@ def rarer(config: Mapping[str, Any]) -> str:
     method = section(config, "method")
     name, p = str(method.get("name")), number(method, "p")
     every = _every(method, name)
-    plan = "wash-hpc plan on the run's config.yaml says what else would"
+    plan = (
+        "wash-hpc plan on the run's config.yaml says what else would; ranks that share cores wait for each other in it"
+    )
     if name in {"wash", "sparta"} and p:
         size = "as many bytes" if p <= 0.5 else "fewer bytes"
         twice = f"method.every={2 * every:.0f} with method.p={short(min(1, 2 * p))} ({size}, half the messages)"

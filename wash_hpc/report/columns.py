@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,7 +149,7 @@ def _three(value: float) -> str:
 SHARE_COLUMNS = tuple(_number(f"{part}\n%", share(part), "{:.0f}".format, 3.4) for part in PARTS)
 COLUMNS = (
     Column("run", lambda run: run.name, 9, "left"),
-    Column("method", lambda run: run.method, 3, "left"),
+    Column("method", lambda run: run.method, 5.6, "left"),
     Column("members", lambda run: str(run.num_members), 1),
     _number("member\nmean", lambda run: metric_value(run, "member", run.mean_member_accuracy), _two, 7),
     _number("spread", member_spread, _two, 5.5),
@@ -164,7 +164,7 @@ COLUMNS = (
     _number("soup\nNLL", lambda run: run.score("soup", "nll"), format_nats, -3),
     _number("soup\nECE", lambda run: _percent(run.score("soup", "calibration_error")), _two, -4),
     _number("sent per\nmember", lambda run: run.bytes_sent_per_member, format_bytes, 5),
-    _number("GB per\npoint", gb_per_point, _three, 4.2),
+    _number("sent per\npoint", gb_per_point, lambda gigabytes: format_bytes(1e9 * gigabytes), 4.2),
     _number("img/s", lambda run: run.images_per_second_per_member, _three, 3.2),
     Column("data/comp/\nred/exch %", _shares, 3.4),
     _number("time", lambda run: run.wall_seconds, format_seconds, 4),
@@ -178,22 +178,31 @@ DERIVED: dict[str, Value] = {
 """What follows from a summary and stands in the table, by the names by which runs are sorted and filtered."""
 
 _OF_IMAGES, _OF_TEXT = "Accuracy in percent of the test images", "Perplexity on the test text, lower is better"
-CAPTION = (
-    f"{_OF_IMAGES}; spread: standard deviation over members; soup: statistics recomputed, "
-    "raw: averaged; gap: soup less ensemble, in points; EMA: a member's average over steps; differ: percent on which "
-    "two members do; NLL: in nats; ECE: calibration error in percent; sent: payload; GB per point: sent by one member "
-    "for each point by which the soup is better than the mean member; img/s: of one member; data, compute, reduce, "
-    "exchange: percent of a step."
-)
+_MEANS = {  # of columns, what their headings do not say
+    "spread": "spread: standard deviation over members",
+    "soup": "soup: statistics recomputed",
+    "soup\nraw": "raw: averaged",
+    "gap": "gap: soup less ensemble, in points",
+    "EMA": "EMA: a member's average over steps",
+    "differ": "differ: percent on which two members do",
+    "soup\nNLL": "NLL: in nats",
+    "soup\nECE": "ECE: calibration error in percent",
+    "sent per\nmember": "sent: payload",
+    "sent per\npoint": "per point: by one member for each point by which the soup is better than the mean member",
+    "img/s": "img/s: of one member",
+    "data/comp/\nred/exch %": "data, compute, reduce, exchange: percent of a step",
+    SHARE_COLUMNS[0].title: "data, compute, reduce, exchange: percent of a step",
+}
 _TEXT_CAPTION = " Of text: perplexity in place of accuracy ({}), lower is better."
 
 
-def caption(runs: Sequence[Summary]) -> str:
-    """What the columns mean, for these runs."""
+def caption(runs: Sequence[Summary], titles: Collection[str]) -> str:
+    """What the columns of these titles mean, for these runs."""
+    means = "; ".join([_OF_IMAGES, *(meaning for title, meaning in _MEANS.items() if title in titles)]) + "."
     names = [run.name for run in runs if run.metric == "perplexity"]
     if names and len(names) == len(runs):
-        return CAPTION.replace(_OF_IMAGES, _OF_TEXT).replace(", in points", "")
-    return CAPTION + (_TEXT_CAPTION.format(", ".join(names)) if names else "")
+        return means.replace(_OF_IMAGES, _OF_TEXT).replace(", in points", "")
+    return means + (_TEXT_CAPTION.format(", ".join(names)) if names else "")
 
 
 def left_out_lines(runs: Sequence[Summary]) -> list[str]:

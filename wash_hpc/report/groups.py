@@ -6,7 +6,7 @@ Owns what is averaged and what is said of runs in one group that differ in more 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +91,9 @@ def group_grid(groups: Sequence[Group]) -> Grid:
     )
 
 
-def group_caption(groups: Sequence[Group]) -> str:
-    """What the columns mean, for these groups."""
-    return caption([run.shown for group in groups for run in group.runs]) + _ABOUT
+def group_caption(groups: Sequence[Group], titles: Collection[str]) -> str:
+    """What the columns of these titles mean, for these groups."""
+    return caption([run.shown for group in groups for run in group.runs], titles) + _ABOUT
 
 
 def differing(groups: Sequence[Group]) -> list[str]:

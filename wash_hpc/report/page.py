@@ -222,7 +222,8 @@ def _table(runs: Sequence[Run]) -> str:
 def _about_table(runs: Sequence[Run]) -> str:
     """What its columns mean; not its caption, which would be as wide as the table and cut in a narrow window."""
     summaries = [run.shown for run in runs]
-    return f'<p id="columns">{escape(" ".join([caption(summaries), *left_out_lines(summaries)]))}</p>'
+    about = caption(summaries, [column.title for column in COLUMNS])
+    return f'<p id="columns">{escape(" ".join([about, *left_out_lines(summaries)]))}</p>'
 
 
 def _configuration(run: Run) -> str:

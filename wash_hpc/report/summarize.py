@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def _print_json(objects: list[dict[str, Any]]) -> None:
 
 def _print_table(runs: Sequence[Run], groups: Sequence[Group], lines: Sequence[str]) -> None:
     if groups:
-        print_grid(Console(), group_grid(groups), group_caption(groups), [*differing(groups), *lines])
+        print_grid(Console(), group_grid(groups), partial(group_caption, groups), [*differing(groups), *lines])
     else:
         print_table(Console(), [run.shown for run in runs], lines)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -56,21 +56,24 @@ def print_table(console: Console, runs: Sequence[Summary], lines: Sequence[str] 
         [column.keep for column in COLUMNS],
         [column.align for column in COLUMNS],
     )
-    print_grid(console, grid, caption(runs), [*left_out_lines(runs), *lines])
+    print_grid(console, grid, lambda titles: caption(runs, titles), [*left_out_lines(runs), *lines])
 
 
-def print_grid(console: Console, grid: Grid, about: str, lines: Sequence[str]) -> None:
-    """Print a table, what its columns mean, and some lines under it."""
+def print_grid(
+    console: Console, grid: Grid, caption_of: Callable[[Collection[str]], str], lines: Sequence[str]
+) -> None:
+    """Print a table, what the columns mean for which there is room, and some lines under it."""
     if not console.is_terminal:
         whole = Console(file=console.file, width=_PLAIN_WIDTH)
         whole.print(_rich_table(grid, range(len(grid.titles)), name_width=_PLAIN_WIDTH, plain=True))
-        for line in (about, *lines):
+        for line in (caption_of(grid.titles), *lines):
             whole.print(_text(line))
         return
     name_width = max(8, min(30, 2 * console.width // 5))
     shown = _fitting(grid, console, name_width)
     no_room = [_in_line(title) for number, title in enumerate(grid.titles) if number not in shown]
     console.print(_rich_table(grid, shown, name_width))
+    about = caption_of([grid.titles[column] for column in shown])
     console.print(_text(about + (f" No room for: {', '.join(no_room)}." if no_room else "")), style="dim")
     for line in lines:
         console.print(_text(line))
