@@ -46,8 +46,8 @@ MISTAKES = [
     (["method.optimizer_state=true", "optimizer.momentum=0"], "method.optimizer_state=True: .*keeps no state"),
     (["method.optimizer_state=true", "method.overlap=true", "optimizer.name=adam"], "method.overlap=True: .*adam"),
     (["method.optimizer_state=true", "method.overlap=true", "optimizer.name=adamw"], "method.overlap=True: .*adam"),
-    (["method.quarantine=true", "method.topology=ring"], "method.quarantine=True: .*method.topology=ring"),
-    (["method.quarantine=true", "method.topology=node"], "method.quarantine=True: .*method.topology=node"),
+    (["method.quarantine=true", "method.topology=ring"], "method.quarantine=True: .*method.topology"),
+    (["method.quarantine=true", "method.topology=node"], "method.quarantine=True: .*method.topology"),
     (["method.topology=star"], "method.topology: .*'global', 'node', 'ring'"),
     (["method.node_ratio=0"], "method.node_ratio=0: expected at least 1"),
     (["method.node_size=0"], "method.node_size=0: expected at least 1"),
@@ -140,7 +140,7 @@ def test_a_run_that_hardly_shuffles_is_warned_of_once_and_done(mpi_ranks, comm, 
         said = capsys.readouterr().out
         warnings = [line for line in said.splitlines() if "the members train independently" in line]
         assert len(warnings) == (1 if says and comm.rank == 0 else 0)
-        assert all(line.startswith(f"{name}: ") and says in line for line in warnings)
+        assert all(f" {name}: " in line and says in line for line in warnings)
 
 
 @pytest.mark.mpi(ranks=[2], timeout=120)
