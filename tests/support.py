@@ -118,6 +118,15 @@ def run_main(*arguments: str) -> int:
         return int(end.code or 0)
 
 
+def with_quick_ranks(folder: Path) -> dict[str, str]:
+    """An environment in which the `wash-hpc` that a sweep launches is a python whose imports are done."""
+    (folder / "bin").mkdir(exist_ok=True)
+    command = folder / "bin/wash-hpc"
+    command.write_text(f'#!/bin/sh\nexec {WARM_PYTHON} -m wash_hpc "$@"\n')
+    command.chmod(0o755)
+    return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+
+
 def train(folder: Path, name: str, num_ranks: int, *overrides: str) -> Path:
     """Train a tiny run by the command line on so many ranks and return its folder."""
     config = folder / "tiny.yaml"

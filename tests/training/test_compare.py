@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import with_quick_ranks
+
 TINY = ["train.steps=4", "model.width=4", "evaluate.every_epochs=0", "evaluate.statistics_images=32"]
 
 
 def compare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/compare.py", f"run.dir={folder}", *TINY, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    environment = with_quick_ranks(folder.parent)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,8 @@ def test_ctrl_c_ends_the_ranks_with_a_checkpoint_from_which_the_same_command_goe
     command = [sys.executable, "tools/compare.py", *arguments, *long]
     # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = with_quick_ranks(runs.parent)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     signal.signal(signal.SIGINT, before)
     with process:
         assert process.stdout is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support import TINY, WARM_PYTHON, run_main
+from tests.support import TINY, WARM_PYTHON, run_main, with_quick_ranks
 
 STEPS = 300
 MINE = f"""
@@ -52,15 +51,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content["common"]["log.progress"] = "lines"
     (folder / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder
-
-
-def with_quick_ranks(folder: Path) -> dict[str, str]:
-    """An environment in which the `wash-hpc` that a sweep launches is a python whose imports are done."""
-    (folder / "bin").mkdir(exist_ok=True)
-    command = folder / "bin/wash-hpc"
-    command.write_text(f'#!/bin/sh\nexec {WARM_PYTHON} -m wash_hpc "$@"\n')
-    command.chmod(0o755)
-    return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
