@@ -228,7 +228,7 @@ NOT_HERE = {
 """By the reason: commands that no test runs."""
 
 NOT_COMMANDS = {
-    "README.md": r"(run|demo-\w+)  .*",
+    "README.md": r"(member|run|demo-\w+) .*",
     "docs/ecosystem.md": r"2026-\d\d-.*",
     "docs/design.md": r"(errors clock|<- |(data|member|method|observer|checkpoints)  |as its|replicas as|write the).*",
 }
