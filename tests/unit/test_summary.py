@@ -160,7 +160,7 @@ def test_no_folder_is_said(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="file: there is no such folder"):
+    with pytest.raises(RunFolderError, match="file: not a run's folder: it is a file"):
         read_summary(tmp_path / "file")
 
 

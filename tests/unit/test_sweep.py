@@ -338,7 +338,7 @@ def test_a_run_that_is_there_is_kept_whatever_its_configuration(tmp_path):
         require_same(run, look(run, other))
     (run / "config.yaml").write_text("run: {old: 1}\n")
     assert look(run, config).kind == OTHER
-    with pytest.raises(RunFolderError, match="'old' not in"):
+    with pytest.raises(RunFolderError, match=r"run\.old: there is no such key"):
         require_same(run, look(run, config))
 
 
