@@ -137,7 +137,7 @@ def test_commands_on_a_run_with_quarantine_say_who_was_left_out(quarantined, tmp
         return done.stdout
 
     table = command(sys.executable, "tools/summarize.py", run).splitlines()
-    assert table[-1] == "plain: without member 1, whose weights are not finite."
+    assert "plain: without member 1, whose weights are not finite." in table
     judged = json.loads(command("wash-hpc", "evaluate", run, "--json"), parse_constant=pytest.fail)
     assert [accuracy is None for accuracy in judged["member_accuracy"]] == [False, True, False]
     soup = command("wash-hpc", "soup", run, "--output", str(tmp_path / "soup.safetensors"))
