@@ -114,8 +114,17 @@ def test_the_program_tensorboard_finds_the_run_in_the_folder_of_runs(run):
     assert "train/loss/mean" in shown["run/tensorboard"]
 
 
+class WandbServer(ThreadingHTTPServer):
+    """Answers `wandb sync` and keeps what it is sent. W&B's own server is a container of gigabytes."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Wandb)
+        self.files: list[dict[str, Any]] = []
+        self.asked: list[dict[str, Any]] = []
+
+
 class Wandb(BaseHTTPRequestHandler):
-    """A server that answers `wandb sync` and keeps what it is sent. W&B's own server is a container of gigabytes."""
+    server: WandbServer
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"] or 0))
@@ -124,7 +133,7 @@ class Wandb(BaseHTTPRequestHandler):
         if self.path.startswith("/graphql"):
             answer = self._answer(json.loads(content))
         elif self.path.endswith("/file_stream"):
-            self.server.files += [json.loads(content)]  # type: ignore[attr-defined]
+            self.server.files.append(json.loads(content))
         self._send(json.dumps(answer).encode())
 
     def do_PUT(self) -> None:
@@ -132,9 +141,9 @@ class Wandb(BaseHTTPRequestHandler):
         self._send(b"")
 
     def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self.server.asked += [asked]  # type: ignore[attr-defined]
+        self.server.asked.append(asked)
         if "createRunFiles" in asked["query"]:
-            url = f"http://127.0.0.1:{self.server.server_address[1]}/file"  # type: ignore[index]
+            url = f"http://127.0.0.1:{self.server.server_address[1]}/file"
             files = [{"name": name, "uploadUrl": url} for name in asked["variables"]["files"]]
             return {"data": {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}}
         if "upsertBucket" in asked["query"]:
@@ -155,9 +164,8 @@ class Wandb(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def wandb_server() -> Iterator[Any]:
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Wandb)
-    server.files, server.asked = [], []
+def wandb_server() -> Iterator[WandbServer]:
+    server = WandbServer()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -84,7 +84,9 @@ def test_lines_come_ten_seconds_apart_then_a_minute_and_say_what_is_left(monkeyp
     assert len(said_at) < 1300
     assert left[0] == (num_steps - 10, "")
     steps, words = left[600]
-    hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d\d) min left", words).groups())  # type: ignore[union-attr]
+    found = re.fullmatch(r"(\d+) h (\d\d) min left", words)
+    assert found is not None
+    hours, minutes = map(int, found.groups())
     assert hours * 60 + minutes == pytest.approx(steps * (1.2 + 30 / 625) / 60, rel=0.01)
     assert left[-1] == (0, "")
 

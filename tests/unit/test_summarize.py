@@ -367,7 +367,7 @@ def in_terminal(*arguments: str | Path, **environment: str) -> tuple[int, str]:
     """The tool as a person sees it: exit status, and all it writes to a terminal of 100 columns and 30 lines."""
     command = [sys.executable, str(TOOL), *map(str, arguments)]
     pid, terminal = pty.fork()
-    if pid == 0:  # pragma: no cover
+    if pid == 0:
         sized = {"COLUMNS": "100", "LINES": "30", "TERM": "xterm"}
         os.execve(command[0], command, {**os.environ, **sized, **environment})
     written = b""

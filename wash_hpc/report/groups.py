@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from wash_hpc.report.columns import COLUMNS, DERIVED, SHARE_COLUMNS, Column, caption, std
-from wash_hpc.report.keys import ABSENT, Scalar, flat, text_of, value_of
+from wash_hpc.report.keys import Absent, Scalar, flat, text_of, value_of
 from wash_hpc.report.runs import Run
 from wash_hpc.report.table import Grid, csv_of
 from wash_hpc.storage.summary import summary_object
@@ -61,9 +61,9 @@ def group_runs(runs: Sequence[Run], keys: Sequence[str]) -> list[Group]:
     groups: dict[tuple[str, ...], Group] = {}
     for run in runs:
         values = {key: value_of(run, key) for key in keys}
-        key = {name: None if value is ABSENT else value for name, value in values.items()}
+        key = {name: None if isinstance(value, Absent) else value for name, value in values.items()}
         place = (*map(text_of, values.values()), run.summary.metric)
-        groups.setdefault(place, Group(key, [])).runs.append(run)  # type: ignore[arg-type]
+        groups.setdefault(place, Group(key, [])).runs.append(run)
     return list(groups.values())
 
 
@@ -83,11 +83,13 @@ def group_grid(groups: Sequence[Group]) -> Grid:
         ]
         for group in groups
     ]
+    align: list[Literal["left", "right"]] = ["left" for _ in keys]
+    align += ["right" for _ in ("runs", *columns)]
     return Grid(
         [*keys, "runs", *(column.title for column in columns)],
         rows,
         [*[10.0] * len(keys), 8.5, *(column.keep for column in columns)],
-        [*["left"] * len(keys), "right", *["right"] * len(columns)],  # type: ignore[list-item]
+        align,
     )
 
 

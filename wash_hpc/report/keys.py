@@ -33,14 +33,14 @@ _OPERATORS: dict[str, Callable[[int], bool]] = {
 }
 
 
-class _Absent:
+class Absent:
     """Stands for a key that a run does not have."""
 
 
-ABSENT = _Absent()
+ABSENT = Absent()
 
 
-def value_of(run: Run, key: str) -> Scalar | _Absent:
+def value_of(run: Run, key: str) -> Scalar | Absent:
     """A run's value for a key: a number, a text, or None where it is null; `ABSENT` where the run has no such key."""
     if key == "method":
         return run.methods
@@ -118,7 +118,7 @@ class Condition:
             raise ConfigError(f"--filter {condition}: expected a number behind {operator}")
         return cls(key, "=" if operator == "==" else operator, text)
 
-    def holds(self, value: Scalar | _Absent) -> bool:
+    def holds(self, value: Scalar | Absent) -> bool:
         """Whether a run with this value passes; one without the key, or with null, passes `!=` and `KEY=null` alone."""
         number, own = _number(self.text), _number(value)
         if self.operator in _OPERATORS:
@@ -127,9 +127,9 @@ class Condition:
         return is_equal == (self.operator == "=")
 
 
-def text_of(value: Scalar | _Absent) -> str:
+def text_of(value: Scalar | Absent) -> str:
     """A value as a user would write it: whole numbers without a point, `null`, `true`."""
-    if value is None or isinstance(value, _Absent):
+    if value is None or isinstance(value, Absent):
         return "null"
     return f"{value:.10g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
 

@@ -131,10 +131,7 @@ def read_sweep(file: Path, overrides: Sequence[str] = ()) -> Sweep:
     Raises:
         ConfigError: what is wrong with the file, the configuration that it names, or an override.
     """
-    content = read_yaml(file)
-    if not OmegaConf.is_dict(content):  # pragma: no cover
-        raise ConfigError(f"{file}: expected keys")
-    given: Any = OmegaConf.to_container(content)
+    given: Any = OmegaConf.to_container(read_yaml(file))
     try:
         _require_known(given, _KEYS)
         return _expand(file, given, overrides)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from omegaconf import OmegaConf
+
+_WORD = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./+-]*")
 
 
 def as_override(key: str, value: Any) -> str:
@@ -14,12 +17,9 @@ def as_override(key: str, value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text as YAML reads it back; in quotation marks where it must be."""
-    try:
-        is_plain = OmegaConf.from_dotlist([f"x={text}"]).x == text
-    except Exception:  # noqa: BLE001  PyYAML's many errors: what it cannot read needs the marks
-        is_plain = False
-    return text if is_plain and text else _flow(text)
+    """A text as YAML reads it back: a word as it is, unless YAML has another use for it; all else in quotation marks."""
+    is_plain = _WORD.fullmatch(text) is not None and OmegaConf.from_dotlist([f"x={text}"]).x == text
+    return text if is_plain else _flow(text)
 
 
 def _flow(value: Any) -> str:
