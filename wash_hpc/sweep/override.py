@@ -17,7 +17,7 @@ def as_override(key: str, value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text as YAML reads it back: a word as it is, unless YAML has another use for it; all else in quotation marks."""
+    """A text as YAML reads it back: a word as it is, where YAML has no other use for it; else in quotation marks."""
     is_plain = _WORD.fullmatch(text) is not None and OmegaConf.from_dotlist([f"x={text}"]).x == text
     return text if is_plain else _flow(text)
 
