@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,21 @@ def with_quick_ranks(folder: Path) -> dict[str, str]:
     command.write_text(f'#!/bin/sh\nexec {WARM_PYTHON} -m wash_hpc "$@"\n')
     command.chmod(0o755)
     return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+
+
+def interrupted_in_mid_run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Start what trains, press Ctrl-C when a run has said a loss; the exit status, and what is said on stderr."""
+    # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    signal.signal(signal.SIGINT, before)
+    with process:
+        assert process.stdout is not None
+        while " loss " not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=240)
+    return process.returncode, said
 
 
 def train(folder: Path, name: str, num_ranks: int, *overrides: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import with_quick_ranks
+from tests.support import interrupted_in_mid_run, with_quick_ranks
 
 TINY = ["train.steps=4", "model.width=4", "evaluate.every_epochs=0", "evaluate.statistics_images=32"]
 
@@ -70,18 +69,8 @@ def test_ctrl_c_ends_the_ranks_with_a_checkpoint_from_which_the_same_command_goe
     arguments = [f"run.dir={runs}", "run.name=stopped", *TINY, "--only", "independent"]
     long = ["train.steps=400", "log.every_steps=2"]
     command = [sys.executable, "tools/compare.py", *arguments, *long]
-    # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    environment = with_quick_ranks(runs.parent)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout is not None
-        while " loss " not in process.stdout.readline():  # which a run says after its first steps
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 130
+    status, said = interrupted_in_mid_run(command, with_quick_ranks(runs.parent))
+    assert status == 130
     assert "stopped; the same command goes on" in said
     assert ranks_of(runs / "stopped") == []
     other = compare(runs, "run.name=stopped", "--only", "independent", "train.steps=300")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support import TINY, WARM_PYTHON, run_main, with_quick_ranks
+from tests.support import TINY, WARM_PYTHON, interrupted_in_mid_run, run_main, with_quick_ranks
 
 STEPS = 300
 MINE = f"""
@@ -56,19 +55,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def interrupted(folder: Path) -> str:
     """What a sweep says whose first run is stopped by Ctrl-C."""
-    # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "wash_hpc", "sweep", str(folder / "sweep.yaml")]
-    environment = with_quick_ranks(folder)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout is not None
-        while " loss " not in process.stdout.readline():  # which a run says after its first steps
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=240)
-    assert process.returncode == 130, said
+    status, said = interrupted_in_mid_run(command, with_quick_ranks(folder))
+    assert status == 130, said
     return said
 
 

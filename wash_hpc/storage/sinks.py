@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol
 
 from wash_hpc.config import Config
@@ -83,9 +84,11 @@ class MetricsWriters:
         self._metrics = MetricsWriter(config.folder, num_members, layer_names, attributes)
         self._sinks: dict[str, Sink] = {}
 
+        earlier = cache(lambda: read_metrics(config.folder))  # once for all sinks
+
         def past() -> Iterable[tuple[int, Scalars]]:
             is_continued = first_step > 0 and len(metrics_files(config.folder)) > 1
-            return past_scalars(read_metrics(config.folder), first_step) if is_continued else ()
+            return past_scalars(earlier(), first_step) if is_continued else ()
 
         for name in config.log.sinks:
             with self._may_fail(name):
