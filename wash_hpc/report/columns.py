@@ -41,14 +41,8 @@ class Column:
     form: Form = str
 
 
-def format_metric(run: Summary, judged: str, accuracy: float | None) -> str:
-    """An accuracy in percent, or, for a run on text, the perplexity of what was judged; a dash where there is none."""
-    value = metric_value(run, judged, accuracy)
-    return "-" if value is None else f"{value:.2f}"
-
-
 def metric_value(run: Summary, judged: str, accuracy: float | None) -> float | None:
-    """The number of `format_metric`."""
+    """An accuracy in percent, or of a text the perplexity of what was judged; None where there is none."""
     if run.metric == "accuracy":
         return None if accuracy is None else 100 * accuracy
     nll = run.score(judged, "nll")

@@ -6,7 +6,7 @@ Owns when the view ends and what a line says. It reads files alone, so it can ru
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,24 +45,14 @@ def follow(folders: Sequence[Path], console: Console, interval: float = 1.0) -> 
         MissingDependencyError: h5py is not installed.
     """
     watches = [RunWatch(folder) for folder in folders]
-    looks = [watch.look() for watch in watches]
     if console.is_terminal and not console.is_dumb_terminal:
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            while True:
-                live.update(_view(looks, console), refresh=True)
-                if all(look.has_ended for look in looks):
-                    break
-                time.sleep(interval)
-                looks = _look_again(watches, looks)
+            looks = _show_until_the_end(
+                watches, lambda looks: live.update(_view(looks, console), refresh=True), interval
+            )
     else:
         printers = [_Printer(console) for _ in watches]
-        while True:
-            for printer, look in zip(printers, looks, strict=True):
-                printer.show(look)
-            if all(look.has_ended for look in looks):
-                break
-            time.sleep(interval)
-            looks = _look_again(watches, looks)
+        looks = _show_until_the_end(watches, lambda looks: _print_due(printers, looks), interval)
     early = [look for look in looks if look.state != "finished"]
     for look in early:
         _print(console, f"{look.folder}: {ending(look)}; {how_to_go_on(look.folder, look.metrics)}")
@@ -112,8 +102,22 @@ class _Printer:
                 _print(self._console, f"{look.folder}: alarm: {alarm}")
 
 
-def _look_again(watches: Sequence[RunWatch], looks: Sequence[Look]) -> list[Look]:
-    return [look if look.has_ended else watch.look() for watch, look in zip(watches, looks, strict=True)]
+def _show_until_the_end(
+    watches: Sequence[RunWatch], show: Callable[[Sequence[Look]], None], interval: float
+) -> list[Look]:
+    """Look and show until all runs have ended; the last looks."""
+    looks = [watch.look() for watch in watches]
+    show(looks)
+    while not all(look.has_ended for look in looks):
+        time.sleep(interval)
+        looks = [look if look.has_ended else watch.look() for watch, look in zip(watches, looks, strict=True)]
+        show(looks)
+    return looks
+
+
+def _print_due(printers: Sequence[_Printer], looks: Sequence[Look]) -> None:
+    for printer, look in zip(printers, looks, strict=True):
+        printer.show(look)
 
 
 def _view(looks: Sequence[Look], console: Console) -> RenderableType:

@@ -224,14 +224,10 @@ def _read_file(path: Path, last: int | None = None, ends: int | None = None) -> 
     with open_to_read(path) as file:
         attributes = hdf5.read_attributes(file)
         layer_names = attributes.pop("layer_names")
-        last = (
-            last if "first_step" in attributes else None
-        )  # of an early version: where it began is in its first record
-        tables = [_read_table(file, table, last, ends) for table in (TRAIN, EVALUATE)]
-        table: dict[str, Any] = {
-            **tables[0],
-            **{"evaluate_step" if name == "step" else name: tables[1][name] for name in tables[1]},
-        }
+        if "first_step" not in attributes:  # of an early version: where it began is in its first record
+            last = None
+        train, evaluate = (_read_table(file, table, last, ends) for table in (TRAIN, EVALUATE))
+        table: dict[str, Any] = {**train, "evaluate_step": evaluate.pop("step"), **evaluate}
         _check_widths(table, layer_names)
         return Metrics(**table, layer_names=tuple(layer_names), attributes=attributes)
 

@@ -242,11 +242,6 @@ class LockWatch:
             return "dead"
         return "alive" if self._has_changed else "unknown"
 
-    @property
-    def holder(self) -> str:
-        """Who was there when it was last looked at, for people."""
-        return _describe(self._seen)
-
 
 def _describe(seen: _Seen | None) -> str:
     holder = None if seen is None else seen.holder
