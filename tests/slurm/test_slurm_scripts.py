@@ -146,7 +146,7 @@ def sweep_echo(echo: dict[str, str], tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_task_of_a_sweep_trains_its_run_and_continues_it(sweep_echo: dict[str, str], tmp_path: Path) -> None:
-    for task, own in enumerate(["data.path=two words", "train.mixup=[0, 1]"]):
+    for task, own in enumerate(['data.path="two words"', "train.mixup=[0, 1]"]):
         command = ["bash", ROOT / "slurm/sweep.sh", tmp_path / "two.yaml", "train.steps=5"]
         done = run(command, SLURM_ARRAY_TASK_ID=str(task), **sweep_echo)
         assert launched(done) == (
