@@ -22,7 +22,7 @@ in every new shell:
 
 # Their registries import torch, which takes seconds; tests/unit/test_completion.py holds that these are they.
 DATA_NAMES = ("image_folder", "shards", "digits", "fashion_mnist", "cifar10", "cifar100", "text", "synthetic")
-MODEL_NAMES = ("resnet_small", "mlp", "resnet18", "vgg16_bn", "vit_small", "language_model")
+MODEL_NAMES = ("resnet_small", "resnet_tiny", "vgg_small", "mlp", "resnet18", "vgg16_bn", "vit_small", "language_model")
 
 _FILES = {"config": ("yaml", "yml"), "file": ("yaml", "yml"), "output": (), "sources": ()}
 """Arguments that take files, and how these end; no ending: any."""

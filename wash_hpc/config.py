@@ -63,6 +63,7 @@ class DataConfig:
     decoder_size_hint: list[int] = field(default_factory=lambda: [0, 0])  # height, width it has memory for at once
     on_bad_file: Literal["stop", "skip"] = "stop"  # image files that cannot be read or decoded; skip: count, go on
     held_out: float = 0.02  # share of train kept for selection, where the set has no validation split of its own
+    train_share: float = 1.0  # of what is not held out, what is trained on: a smaller set of the same images
     image_size: int = 224  # of image files: side of a crop, in training and evaluation; of synthetic images
     resize: int = 256  # of image files: shorter side before the centre crop
     augment: bool = True  # images are cropped and mirrored, windows of text moved, at random

@@ -40,6 +40,7 @@ def data_facts(config: Config) -> DataFacts:
     except (DataError, MissingDependencyError):
         if config.data.name in published:
             facts = published[config.data.name]
-            return replace(facts, num_train=facts.num_train - round(facts.num_train * config.data.held_out))
+            num_kept = facts.num_train - round(facts.num_train * config.data.held_out)
+            return replace(facts, num_train=round(num_kept * config.data.train_share))
         raise
     return DataFacts(source.num_train, source.image_shape, source.num_classes, False)

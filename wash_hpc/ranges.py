@@ -143,6 +143,7 @@ def _data_rules(config: Config) -> list[Rule]:
             "a height and a width in pixels, each 0 or more",
         ),
         ("data.held_out", data.held_out, 0 <= data.held_out < 1, "a share in [0, 1)"),
+        ("data.train_share", data.train_share, 0 < data.train_share <= 1, "a share in (0, 1]"),
         ("data.image_size", data.image_size, data.image_size >= 8, "at least 8 pixels"),
         ("data.resize", data.resize, data.resize >= data.image_size, "at least data.image_size"),
         ("data.crop_padding", data.crop_padding, data.crop_padding >= 0, "0 or more"),

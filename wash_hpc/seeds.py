@@ -21,7 +21,7 @@ class Stream(IntEnum):
     ORDER = 2  # counters: member, epoch
     AUGMENT = 3  # counters: member, step
     TORCH = 4  # counters: member, replica, step
-    SPLIT = 5  # none
+    SPLIT = 5  # none; 1 for files that are checked, 2 for a share that is trained on
     STATISTICS = 6  # none, or the batch
     SYNTHETIC = 7  # counters: split
     COMBINATION = 8  # none

@@ -21,6 +21,7 @@ from wash_hpc.data.source import (
     Shard,
     Source,
     batch_positions,
+    choose_trained,
     epoch_order,
     iterate_positions,
     split_held_out,
@@ -134,6 +135,28 @@ def test_the_held_out_split_divides_the_training_set(num_images: int, share: flo
     kept, held_out = split_held_out(0, num_images, share)
     assert sorted([*kept, *held_out]) == list(range(num_images))
     assert len(held_out) == round(num_images * share)
+
+
+@given(st.integers(1, 60), st.floats(0.001, 1), st.floats(0.001, 1))
+def test_a_smaller_share_of_the_training_set_is_part_of_a_larger_one(num_images: int, one: float, other: float) -> None:
+    small, large = (choose_trained(num_images, share) for share in sorted((one, other)))
+    assert set(small) <= set(large) <= set(range(num_images))
+    assert len(small) == max(1, round(num_images * min(one, other)))
+
+
+def test_a_share_of_the_training_images_is_trained_on_and_leaves_the_other_splits_alone(config: Config) -> None:
+    plain = [*_overrides(config), "data.augment=false", "data.flip=false"]
+    whole, half = (open_source(load_config(None, [*plain, *more]), CPU) for more in ([], ["data.train_share=0.5"]))
+    assert abs(half.num_train - whole.num_train / 2) <= 1
+    seen, every = ({*fingerprints(joined(epoch(source)))} for source in (half, whole))
+    assert len(seen) == half.num_train
+    assert seen < every
+    for split in ("test", "held_out"):
+        assert equal(*(joined(list(source.evaluate(split, Shard(), 4))) for source in (half, whole)))
+
+
+def epoch(source: Source) -> list[Batch]:
+    return list(islice(source.train(0, Shard(), 1, 0), source.num_train))
 
 
 @pytest.mark.parametrize("num_replicas", [2, 3, 4])

@@ -70,6 +70,8 @@ def test_the_parts_are_the_whole_file_in_order_and_a_tenth_is_for_the_test(num_b
     assert list(parts) == ["train", "held_out", "test"]
     assert [byte for part in parts.values() for byte in part] == list(range(num_bytes))
     assert len(parts["test"]) == round(0.1 * num_bytes)
+    half = split_text(num_bytes, held_out, 0.5)
+    assert half == {**parts, "train": range(round(0.5 * len(parts["train"])))}
 
 
 def test_every_byte_that_can_be_is_predicted_once_in_an_evaluation(file: Path) -> None:

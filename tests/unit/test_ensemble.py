@@ -76,6 +76,7 @@ BLOCKS = {
     "torchvision.vgg11_bn": ((3, 32, 32), None),
     "vgg16_bn": ((3, 32, 32), None),
     "resnet_small": ((3, 8, 8), ["stem.0", "stem.1", "stages.0", "stages.1", "stages.2", "classifier"]),
+    "vgg_small": ((3, 8, 8), None),
     "mlp": ((3, 8, 8), ["1", "3", "5"]),
     "vit_small": ((3, 8, 8), [*VIT, "encoder.ln", "heads.head"]),
     "language_model": ((16,), ["tokens", "positions", *(f"blocks.{number}" for number in range(4)), "norm", "head"]),
@@ -239,7 +240,7 @@ def test_consensus_distance_leaves_out_members_that_are_not_finite():
 
 
 @pytest.mark.parametrize(
-    "name", ["torchvision.resnet18", "torchvision.mobilenet_v3_small", "resnet18", "vgg16_bn", "mlp"]
+    "name", ["torchvision.resnet18", "torchvision.mobilenet_v3_small", "resnet18", "vgg16_bn", "vgg_small", "mlp"]
 )
 def test_networks_give_logits_of_the_images_they_are_made_for(name):
     size = 64 if name.startswith("torchvision") else 32
@@ -247,8 +248,19 @@ def test_networks_give_logits_of_the_images_they_are_made_for(name):
     assert model(torch.zeros(2, 3, size, size)).shape == (2, 7)
 
 
-def test_the_small_residual_network_has_fewer_than_a_hundred_thousand_parameters():
-    assert sum(p.numel() for p in build_model("resnet_small", (3, 32, 32), 10).parameters()) == 78_042
+def test_the_small_networks_have_fewer_than_a_hundred_thousand_parameters():
+    sizes = {
+        name: sum(p.numel() for p in build_model(name, (1, 28, 28), 10, width).parameters())
+        for name, width in (("resnet_small", 16), ("resnet_tiny", 16), ("vgg_small", 8))
+    }
+    assert sizes == {"resnet_small": 77_754, "resnet_tiny": 77_754, "vgg_small": 18_482}
+
+
+def test_the_tiny_residual_network_is_the_small_one_on_half_the_height_and_width():
+    small, tiny = (build_model(name, (1, 28, 28), 10, 4) for name in ("resnet_small", "resnet_tiny"))
+    tiny.load_state_dict(small.state_dict())
+    images = torch.rand(2, 1, 28, 28)
+    assert [tuple(model.stem(images).shape) for model in (small, tiny)] == [(2, 4, 28, 28), (2, 4, 14, 14)]
 
 
 def test_a_network_that_cannot_take_the_images_is_refused_and_so_is_an_unknown_name():

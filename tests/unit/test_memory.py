@@ -43,6 +43,8 @@ def bytes_really_saved(model: nn.Module, batch: tuple[Tensor, Tensor], precision
     [
         ("mlp", (1, 9, 9), 5),
         ("resnet_small", (3, 16, 16), 10),
+        ("resnet_tiny", (3, 16, 16), 10),
+        ("vgg_small", (3, 16, 16), 10),
         ("vit_small", (3, 16, 16), 10),
         ("language_model", (16,), 256),
         ("torchvision.resnet18", (3, 64, 64), 7),

@@ -165,3 +165,12 @@ def split_held_out(seed_of_split: int, num_images: int, share: float) -> tuple[P
     order = generator(seed_of_split, Stream.SPLIT).permutation(num_images)
     num_held_out = round(num_images * share)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+
+
+def choose_trained(num_images: int, share: float) -> Positions:
+    """Positions, sorted, of the `data.train_share` that is trained on; at least one.
+
+    The same for every run seed, and within that of a larger share.
+    """
+    order = generator(0, Stream.SPLIT, 2).permutation(num_images)
+    return np.sort(order[: max(1, round(num_images * share))])

@@ -49,7 +49,7 @@ class TextSource:
         self.notes: tuple[str, ...] = ()
         self._seed = config.run.seed
         self._moves = config.data.augment
-        parts = split_text(len(text), config.data.held_out)
+        parts = split_text(len(text), config.data.held_out, config.data.train_share)
         _require_windows(config, len(text), parts)
         self._num_starts = len(parts["train"]) - self._context  # where a training window may begin
         self.num_train = _count_windows(parts["train"], self._context)
@@ -101,17 +101,18 @@ class TextSource:
         return Batch(windows[:, :-1], windows[:, 1:])
 
 
-def split_text(num_bytes: int, held_out: float) -> dict[str, range]:
-    """Which bytes are `train`, `held_out` and `test`, one behind the other; the same for every run seed.
+def split_text(num_bytes: int, held_out: float, train_share: float = 1.0) -> dict[str, range]:
+    """Which bytes are `train`, `held_out` and `test`, in this order; the same for every run seed.
 
     Args:
         num_bytes: of the file.
         held_out: share of what is not test.
+        train_share: share of the rest that is trained on, from its begin.
     """
     first_of_test = num_bytes - round(num_bytes * TEST_SHARE)
     first_held_out = first_of_test - round(first_of_test * held_out)
     return {
-        "train": range(first_held_out),
+        "train": range(round(first_held_out * train_share)),
         "held_out": range(first_held_out, first_of_test),
         "test": range(first_of_test, num_bytes),
     }

@@ -13,7 +13,7 @@ from torch import nn
 
 from wash_hpc.config import refuse_unknown
 from wash_hpc.errors import ConfigError
-from wash_hpc.models.networks import MLP, ResNetSmall, cifar_resnet18, cifar_vgg16
+from wash_hpc.models.networks import MLP, ResNetSmall, VGGSmall, cifar_resnet18, cifar_vgg16
 from wash_hpc.models.transformers import LanguageModel, vit_small
 
 ImageShape = tuple[int, ...]
@@ -27,6 +27,8 @@ BuilderType = TypeVar("BuilderType", bound=Builder)
 _PREFIX = "torchvision."
 _OWN: dict[str, Builder] = {
     "resnet_small": lambda shape, classes, width: ResNetSmall(shape[0], classes, width),
+    "resnet_tiny": lambda shape, classes, width: ResNetSmall(shape[0], classes, width, stem_stride=2),
+    "vgg_small": lambda shape, classes, width: VGGSmall(shape[0], classes, width),
     "mlp": lambda shape, classes, width: MLP(shape, classes, 16 * width),
     "resnet18": lambda shape, classes, width: cifar_resnet18(shape[0], classes),
     "vgg16_bn": lambda shape, classes, width: cifar_vgg16(shape[0], classes),
@@ -85,8 +87,8 @@ def build_model(name: str, image_shape: ImageShape, num_classes: int, width: int
         name: one of `model_names()`.
         image_shape: (C, H, W) of the images it will be given, (T,) of windows of text.
         num_classes: outputs; of text, for each of its T bytes.
-        width: channels of the first stage (`resnet_small`), units / 16 (`mlp`), features / 4 (`vit_small`,
-            `language_model`); the others ignore it.
+        width: channels of the first stage (`resnet_small`, `resnet_tiny`, `vgg_small`), units / 16 (`mlp`), features
+            / 4 (`vit_small`, `language_model`); the others ignore it.
 
     Raises:
         ConfigError: an unknown name, or a network that cannot take such images or text, or has nothing to train.
