@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.warm_python import WarmPython
+from tools.warm_python import WarmPython
 
 # No test here is about speed, and this machine may be busy with other ranks. In the gate all examples are the same
 # every time, so that it says of one tree one thing; elsewhere they are new, and so they are where more are asked for.

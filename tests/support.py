@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tools.warm_python import CLIENT, with_warm_command
 from wash_hpc.__main__ import main
 from wash_hpc.config import Config, load_config
 from wash_hpc.ensemble.flat import Flat
@@ -22,7 +23,7 @@ from wash_hpc.parallel.reducer import Scope
 from wash_hpc.shuffle.plan import Plan
 from wash_hpc.storage.weights import count_members, member_file
 
-WARM_PYTHON = str(Path(__file__).with_name("warm-python"))
+WARM_PYTHON = str(CLIENT)
 
 # A run of seconds: synthetic images, a network with normalisation, momentum, augmentation.
 TINY = [
@@ -121,11 +122,7 @@ def run_main(*arguments: str) -> int:
 
 def with_quick_ranks(folder: Path) -> dict[str, str]:
     """An environment in which the `wash-hpc` that a sweep launches is a python whose imports are done."""
-    (folder / "bin").mkdir(exist_ok=True)
-    command = folder / "bin/wash-hpc"
-    command.write_text(f'#!/bin/sh\nexec {WARM_PYTHON} -m wash_hpc "$@"\n')
-    command.chmod(0o755)
-    return {**os.environ, "PATH": f"{command.parent}:{os.environ['PATH']}"}
+    return {**os.environ, "PATH": f"{with_warm_command(folder / 'bin')}:{os.environ['PATH']}"}
 
 
 def interrupted_in_mid_run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:

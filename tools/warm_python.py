@@ -1,12 +1,12 @@
-"""Gives ranks of the tests a Python that has torch imported already: each is a fork of a process that has.
+"""Gives ranks of tests and of tools/evidence.py a Python that has torch imported already: forks of a process that has.
 
 Of the 17 s that four ranks on two cores take for a run of eight steps, 13 go by until the first step, most of them in
 imports. What a fork shares with the others is memory that none of them writes to: MPI, Horovod and all threads start in
 the rank itself. There are two such processes, with hash seeds of their own, so that neighbouring ranks iterate over
 sets in different orders, as ranks that are started one by one do.
 
-tests/conftest.py starts them; the client is the executable tests/warm-python. `python -m tests.warm_python PATH` serves
-on a Unix socket until its standard input ends.
+`WarmPython` starts them; the client is the executable tools/warm-python. `python tools/warm_python.py PATH` serves on a
+Unix socket until its standard input ends.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import json
 import os
 import runpy
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import types
 from contextlib import suppress
 from functools import partial
@@ -34,25 +36,40 @@ PRELOADED = """
     wash_hpc.usage wash_hpc.config wash_hpc.data wash_hpc.models wash_hpc.member wash_hpc.storage.checkpoint
 """
 NUM_SERVERS = 2
+CLIENT = Path(__file__).resolve().with_name("warm-python")
 Request = dict[str, Any]  # arguments, environment, folder
 
 
 class WarmPython:
-    """The servers, while the tests run; `tests/warm-python` finds them by the environment."""
+    """The servers; `tools/warm-python` finds them by the environment, and is the real python until they listen."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
         paths = [f"{self._folder.name}/{number}" for number in range(NUM_SERVERS)]
-        self._servers = [
-            subprocess.Popen([sys.executable, "-m", "tests.warm_python", path], stdin=subprocess.PIPE) for path in paths
-        ]
+        self._sockets = list(map(Path, paths))
+        self._servers = [subprocess.Popen([sys.executable, __file__, path], stdin=subprocess.PIPE) for path in paths]
         os.environ["WASH_HPC_WARM_PYTHON"] = " ".join(paths)
+
+    def wait(self) -> None:
+        """Until all of them listen, or one has ended."""
+        pairs = list(zip(self._sockets, self._servers, strict=True))
+        while not all(socket_file.exists() or server.poll() is not None for socket_file, server in pairs):
+            time.sleep(0.1)
 
     def close(self) -> None:
         del os.environ["WASH_HPC_WARM_PYTHON"]
         for server in self._servers:
             server.communicate(timeout=60)
         self._folder.cleanup()
+
+
+def with_warm_command(folder: Path) -> Path:
+    """Put a `wash-hpc` whose imports are done into a folder, for the front of PATH; the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = folder / "wash-hpc"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(str(CLIENT))} -m wash_hpc "$@"\n')
+    command.chmod(0o755)
+    return folder
 
 
 class Server:
@@ -116,7 +133,7 @@ class Server:
                 client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             client.close()
 
-    def _kill(self, pid: int, client: object) -> None:
+    def _kill(self, pid: int, client: socket.socket) -> None:
         """The client is gone, killed perhaps: so is its process."""
         if self._clients.get(pid) is not client:  # its end was noticed at the same moment
             return
