@@ -3,7 +3,7 @@ SHELL := /bin/bash
 SCRIPTS := $(sort $(wildcard .ci/run tools/*.sh slurm/*.sh slurm/*/*.sh tests/*.sh tests/*/*.sh))
 BIN := .venv/bin
 
-.PHONY: help setup demo compare test test-gpu lint format reference audit constraints clean
+.PHONY: help setup demo compare evidence test test-gpu lint format reference audit constraints clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -16,6 +16,10 @@ demo: setup ## Train 4 members without and with WASH on images of digits, print 
 
 compare: setup ## Train every method by one recipe on digits and print one table, all columns (COMPARE=fashion_mnist: on those)
 	@source tools/mpi_env.sh && python tools/compare.py --config configs/compare_$(or $(COMPARE),digits).yaml $(COMPARE_ARGS)
+
+evidence: setup ## Train what docs/results.md says of the method (three hours on two cores; goes on where it stopped), write its tables
+	@[[ -e data/text.txt ]] || $(BIN)/python tools/make_dataset.py text data/text.txt
+	@source tools/mpi_env.sh && python tools/evidence.py $(EVIDENCE_ARGS)
 
 test: setup ## Run all tests: units, then 1 to 4 MPI ranks, training, and Slurm and GPU where there are any
 	@tools/run_tests.sh

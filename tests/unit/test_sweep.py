@@ -23,7 +23,7 @@ from wash_hpc.sweep.override import as_override
 from wash_hpc.sweep.runs import FINISHED, MISSING, OTHER, STOPPED, look, require_same, train_words
 from wash_hpc.sweep.slurm import _ask, in_ranges, task_arguments
 
-SWEEPS = sorted(Path("configs/sweeps").glob("*.yaml"))
+SWEEPS = sorted(file for folder in ("sweeps", "evidence") for file in Path("configs", folder).glob("*.yaml"))
 CONFIG = "configs/compare_digits.yaml"
 
 
@@ -44,7 +44,7 @@ def test_every_sweep_of_the_repository_can_be_trained_and_says_what_it_is(file):
     header = file.read_text().split("\n\n")[0]
     for heading in ("# Reproduces:", "# Expect:", "# Costs:", "# Run:"):
         assert heading in header
-    assert f"wash-hpc sweep configs/sweeps/{file.name}" in header
+    assert f"wash-hpc sweep {file}" in header
     assert sweep.folder == Path("runs") / file.stem
 
 
