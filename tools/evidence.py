@@ -21,8 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone that is not installed
 
-from evidence_tables import DOCUMENTS, read_rows, with_tables, write_rows
-from warm_python import WarmPython, with_warm_command
+import evidence_tables
+from evidence_tables import read_rows, with_tables, write_rows
+from warm_python import warm_ranks, with_warm_command
 
 from wash_hpc.errors import WashError
 from wash_hpc.sweep.grid import Sweep, read_sweep, require_runs
@@ -97,14 +98,13 @@ def _train(sweeps: dict[str, Sweep], at_once: int) -> None:
     if not left:
         return
     Path(RUNS).mkdir(parents=True, exist_ok=True)
-    warm = WarmPython()
-    try:
-        with tempfile.TemporaryDirectory(prefix="evidence-") as folder, ThreadPoolExecutor(at_once) as threads:
-            warm.wait()
-            environment = {**os.environ, "PATH": f"{with_warm_command(Path(folder))}:{os.environ['PATH']}"}
-            list(threads.map(lambda name: _train_one(name, environment), left))
-    finally:
-        warm.close()
+    with (
+        warm_ranks(),
+        tempfile.TemporaryDirectory(prefix="evidence-") as folder,
+        ThreadPoolExecutor(at_once) as threads,
+    ):
+        environment = {**os.environ, "PATH": f"{with_warm_command(Path(folder))}:{os.environ['PATH']}"}
+        list(threads.map(lambda name: _train_one(name, environment), left))
 
 
 def _train_one(name: str, environment: dict[str, str]) -> None:
@@ -112,7 +112,7 @@ def _train_one(name: str, environment: dict[str, str]) -> None:
     begun = time.monotonic()
     print(f"{name}: begins; output: {RUNS}/{name}.log", flush=True)
     with Path(RUNS, f"{name}.log").open("a", encoding="utf-8") as log:
-        command = ["wash-hpc", "sweep", f"configs/evidence/{name}.yaml", f"run.dir={RUNS}"]
+        command = ["wash-hpc", "sweep", str(SWEEPS / f"{name}.yaml"), f"run.dir={RUNS}"]
         status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     print(f"{name}: ended with status {status} after {time.monotonic() - begun:.0f} s", flush=True)
 
@@ -126,12 +126,12 @@ def _collect(name: str, sweep: Sweep) -> bool:
 
 
 def _write_tables() -> None:
-    for document in DOCUMENTS:
+    for document in evidence_tables.DOCUMENTS:
         before = document.read_text(encoding="utf-8")
         after = with_tables(before)
         if after != before:
             document.write_text(after, encoding="utf-8")
-            print(f"{document.relative_to(ROOT)}: written")
+            print(f"{document}: written")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,6 +77,7 @@ def write_rows(name: str, sweep: Sweep, finished: Iterable[str]) -> None:
     table = csv.DictWriter(text, ["run", "metric", *_OF_RUN], lineterminator="\n")
     table.writeheader()
     table.writerows(rows[run.name] for run in sweep.runs if run.name in rows)
+    NUMBERS.mkdir(exist_ok=True)
     write_atomically(NUMBERS / f"{name}.csv", text.getvalue().encode())
 
 

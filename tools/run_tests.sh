@@ -23,4 +23,4 @@ fi
 mkdir -p build
 rm -f build/test-groups.json  # of an earlier run: it must not speak for this one
 echo "test: pytest $*"
-exec python -m pytest "$@"
+exec python -m pytest --durations=25 --durations-min=15 "$@"

@@ -25,7 +25,8 @@ import sys
 import tempfile
 import time
 import types
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,20 @@ class WarmPython:
         for server in self._servers:
             server.communicate(timeout=60)
         self._folder.cleanup()
+
+
+@contextmanager
+def warm_ranks() -> Iterator[None]:
+    """Servers that listen, while it lasts; those that there are already, if any."""
+    if "WASH_HPC_WARM_PYTHON" in os.environ:
+        yield
+        return
+    servers = WarmPython()
+    try:
+        servers.wait()
+        yield
+    finally:
+        servers.close()
 
 
 def with_warm_command(folder: Path) -> Path:

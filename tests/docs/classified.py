@@ -49,6 +49,9 @@ RUN_AS = {
 """A command that is run in another form; empty where another run, or the making of the clone, does it."""
 
 ELSEWHERE = {
+    "tests/training/test_evidence.py::test_the_set_is_trained_once_and_its_numbers_are_those_of_the_runs": (
+        "make evidence",
+    ),
     "tests/training/test_compare.py::test_a_failing_row_is_named_and_the_others_are_in_the_table_with_all_columns": (
         "make compare",
         "COMPARE=fashion_mnist make compare",
