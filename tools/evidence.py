@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a clone that is not installed
@@ -71,12 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sweeps(names: Sequence[str]) -> dict[str, Sweep]:
-    """The sweeps of these names, all where there are none, in the order of the files."""
+    """The sweeps of these names, in this order; all where there are none."""
     files = {file.stem: file for file in sorted(SWEEPS.glob("*.yaml"))}
     for name in names:
         if name not in files:
             raise WashError(f"{name}: there is no such sweep in configs/evidence; there are {', '.join(files)}")
-    sweeps = {name: read_sweep(file, [f"run.dir={RUNS}"]) for name, file in files.items() if name in (names or files)}
+    sweeps = {name: read_sweep(files[name], [f"run.dir={RUNS}"]) for name in names or files}
     for sweep in sweeps.values():
         require_runs(sweep, sweep.runs)
     return sweeps
@@ -98,23 +98,39 @@ def _train(sweeps: dict[str, Sweep], at_once: int) -> None:
     if not left:
         return
     Path(RUNS).mkdir(parents=True, exist_ok=True)
-    with (
-        warm_ranks(),
-        tempfile.TemporaryDirectory(prefix="evidence-") as folder,
-        ThreadPoolExecutor(at_once) as threads,
-    ):
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    with warm_ranks(), tempfile.TemporaryDirectory(prefix="evidence-") as folder:
         environment = {**os.environ, "PATH": f"{with_warm_command(Path(folder))}:{os.environ['PATH']}"}
-        list(threads.map(lambda name: _train_one(name, environment), left))
+        try:
+            while left or running:
+                while left and len(running) < at_once:
+                    running[left[0]] = _start(left[0], environment)
+                    left.pop(0)
+                time.sleep(0.2)
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    print(f"{name}: ended with status {running.pop(name).returncode}", flush=True)
+        except KeyboardInterrupt:
+            _stop(list(running.values()))
+            raise
 
 
-def _train_one(name: str, environment: dict[str, str]) -> None:
-    """Train one sweep by its own command, which a Ctrl-C of the terminal reaches as it reaches this process."""
-    begun = time.monotonic()
+def _start(name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start one sweep by its own command, out of reach of the terminal's Ctrl-C: it would hear of it twice."""
     print(f"{name}: begins; output: {RUNS}/{name}.log", flush=True)
-    with Path(RUNS, f"{name}.log").open("a", encoding="utf-8") as log:
-        command = ["wash-hpc", "sweep", str(SWEEPS / f"{name}.yaml"), f"run.dir={RUNS}"]
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
-    print(f"{name}: ended with status {status} after {time.monotonic() - begun:.0f} s", flush=True)
+    command = ["wash-hpc", "sweep", str(SWEEPS / f"{name}.yaml"), f"run.dir={RUNS}"]
+    with Path(RUNS, f"{name}.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def _stop(sweeps: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Have sweeps stop after a step, with a checkpoint; what is pressed a second and a third time is handed on."""
+    for _ in range(3):
+        for process in sweeps:
+            process.terminate()
+        with suppress(KeyboardInterrupt):
+            for process in sweeps:
+                process.wait()
+            return
 
 
 def _collect(name: str, sweep: Sweep) -> bool:

@@ -48,7 +48,11 @@ class WarmPython:
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
         paths = [f"{self._folder.name}/{number}" for number in range(NUM_SERVERS)]
         self._sockets = list(map(Path, paths))
-        self._servers = [subprocess.Popen([sys.executable, __file__, path], stdin=subprocess.PIPE) for path in paths]
+        # In sessions of their own no Ctrl-C reaches them: it is their clients' to hand on.
+        self._servers = [
+            subprocess.Popen([sys.executable, __file__, path], stdin=subprocess.PIPE, start_new_session=True)
+            for path in paths
+        ]
         os.environ["WASH_HPC_WARM_PYTHON"] = " ".join(paths)
 
     def wait(self) -> None:
