@@ -14,11 +14,11 @@ from torch import Tensor
 
 from wash_hpc.ensemble.flat import Layer
 from wash_hpc.ensemble.landscape import (
+    Averaging,
     Judgement,
     LayerDistance,
     Line,
     LineCurvature,
-    Plane,
     PlaneTable,
     Spectrum,
     between,
@@ -27,6 +27,7 @@ from wash_hpc.ensemble.landscape import (
     profile,
     spread,
 )
+from wash_hpc.ensemble.plane import Plane
 from wash_hpc.ensemble.soup import RunningSoup, Weights
 from wash_hpc.errors import WashError
 from wash_hpc.evaluate import Fetch
@@ -62,6 +63,17 @@ class Basin:
                 raise WashError(f"the weights of member {member} are not finite: choose others by --members")
             soup = soup.with_one_more(weights)
         self._soup = soup.weights()
+
+    @property
+    def soup_norm(self) -> float:
+        """Euclidean, of the soup's parameters; local."""
+        return length(self._soup.values)
+
+    def averaging(self) -> Averaging:
+        """Members, the ensemble of their mean logits, and their soup."""
+        members = (self._survey.recomputed(self._fetch(member)) for member in self._members)
+        alone, together = self._survey.judge_together(members)
+        return Averaging(alone, together, self._judge(self._survey.recomputed(self._soup)))
 
     def lines(self, num_points: int) -> Iterator[Line]:
         """Loss and accuracy along every line between two members, and from each member to the soup."""

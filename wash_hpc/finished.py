@@ -19,10 +19,13 @@ from wash_hpc.ensemble.soup import Weights
 from wash_hpc.errors import ConfigError
 from wash_hpc.evaluate import Evaluator
 from wash_hpc.evaluate_report import JudgedRun
+from wash_hpc.member import load_weights
 from wash_hpc.parallel import start_mpi
 from wash_hpc.parallel.reducer import Reducer, reducer_class
 from wash_hpc.parallel.world import World, agreed, on_root
 from wash_hpc.requirements import require_devices_that_fit
+from wash_hpc.storage.checkpoint import Manifest, read_member
+from wash_hpc.storage.kept import find_step
 from wash_hpc.storage.weights import count_members, load_model, member_file, save_model, soup_file
 from wash_hpc.train import choose_device, make_initial_model, read_data
 
@@ -40,6 +43,7 @@ class FinishedRun:
         evaluator: judges with all ranks.
         reducer: of this job.
         model: holds the member that was read last.
+        manifest: of the checkpoint in which members are looked at; None: their final weights.
     """
 
     folder: Path
@@ -50,10 +54,11 @@ class FinishedRun:
     evaluator: Evaluator
     reducer: Reducer
     model: nn.Module
+    manifest: Manifest | None = None
 
     def fetch(self, member: int) -> Weights:
         """A member's weights, read from its file; its own, however many are fetched after it."""
-        load_model(member_file(self.folder, member), self.model)
+        _load(self.folder, self.manifest, member, self.model)
         return Weights(Flat(self.model).values.detach().clone(), get_statistics(self.model))
 
 
@@ -62,21 +67,24 @@ def as_judged(config: Config) -> Config:
     return replace(config, train=replace(config.train, cuda_graph=False, compile=False, channels_last=False))
 
 
-def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
+def open_run(folder: Path, overrides: Sequence[str], step: int | None = None) -> FinishedRun:
     """Open a finished run. Collective over MPI_COMM_WORLD.
 
     Args:
         folder: the run's.
         overrides: `key=value` arguments over the run's own configuration, such as where its data are by now.
+        step: of the checkpoint in which members are looked at, of several replicas the first; None: final weights.
 
     Raises:
-        WashError: not a run, or its data are not there, or the ranks are not alike; on all ranks.
+        WashError: not a run, or it has no such checkpoint, or its data are not there, or the ranks are not alike; on
+            all ranks.
     """
     comm = start_mpi()
     require_same_software(comm)
     num_members, config = on_root(
         comm, lambda: (count_members(folder), as_judged(load_run_config(folder, overrides))), says_host=True
     )
+    manifest = None if step is None else on_root(comm, lambda: find_step(folder, step), says_host=True)
     world = World.open(comm, None)
     with agreed(comm):
         device = choose_device(config, world)
@@ -86,13 +94,21 @@ def open_run(folder: Path, overrides: Sequence[str]) -> FinishedRun:
         model, scratch = (make_initial_model(config, source, 0, device) for _ in range(2))
         # Are all files readable, and do they fit? Shared out, and at least one a rank: its host may lack them.
         for member in sorted({comm.rank % num_members, *Shard(comm.rank, comm.size).of(num_members)}):
-            load_model(member_file(folder, member), model)
+            _load(folder, manifest, member, model)
         make_reducer = reducer_class(config.parallel.reducer)
     require_devices_that_fit(config, world, device)
     require_alike(config, world, model, source, device)
     reducer = make_reducer(world)
     evaluator = Evaluator(config, source, scratch, num_members, Shard(comm.rank, comm.size), reducer)
-    return FinishedRun(folder, config, num_members, world, source, evaluator, reducer, model)
+    return FinishedRun(folder, config, num_members, world, source, evaluator, reducer, model, manifest)
+
+
+def _load(folder: Path, manifest: Manifest | None, member: int, model: nn.Module) -> None:
+    """Read a member's final weights; or those of a checkpoint, which holds all but what is never trained."""
+    load_model(member_file(folder, member), model)
+    if manifest is not None:
+        state = read_member(folder, manifest, member)
+        load_weights(model, state.own, manifest.channels_last)
 
 
 def evaluate_run(folder: Path, overrides: Sequence[str], split: Split, greedy: bool, as_json: bool) -> str:

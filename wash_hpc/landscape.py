@@ -1,4 +1,4 @@
-"""Basin analysis of a finished run, the logic of `tools/landscape.py`: what is between its members.
+"""Basin analysis of a finished run, the logic of `tools/landscape.py`: what is between its members, now or earlier.
 
 Owns the command line, what is looked at, and the files that come of it. Which points of weight space that means is
 `basin`'s, what a point is like is `survey`'s, the drawing `report.basin_figures`'.
@@ -29,20 +29,23 @@ from wash_hpc.parallel.world import agreed, on_root
 from wash_hpc.report.basin_figures import write_figures
 from wash_hpc.report.basin_table import in_lines
 from wash_hpc.report.figure_files import import_figure
+from wash_hpc.storage.checkpoint import checkpoint_folder
 from wash_hpc.storage.files import make_folder, write_atomically
 from wash_hpc.storage.summary import read_summary
 from wash_hpc.survey import Survey, SurveySplit
 
-PARTS = ("lines", "plane", "curvature", "eigenvalues", "distance")
+PARTS = ("averaging", "lines", "plane", "curvature", "eigenvalues", "distance")
 
 _EXAMPLES = """\
 examples:
   tools/landscape.py runs/demo-wash
   mpirun -n 4 python tools/landscape.py runs/demo-wash --parts lines,distance --points 21
+  tools/landscape.py runs/demo-wash --step 200     as they were in that checkpoint (checkpoint.every_steps, .keep)
   tools/landscape.py runs/big --members 0,1,2 --parts plane --grid 15 --images 500 data.path=/moved/images
 
-It writes RUN/landscape/landscape.json and a figure for each part as PNG and SVG. A line costs, at each of its points,
-two passes over the images and one over those by which normalisation statistics are recomputed
+It writes RUN/landscape/landscape.json and a figure for each part as PNG and SVG; of a checkpoint, into
+RUN/landscape/step-XXXXXXXX. What several looks have in common: tools/basin_condition.py. A line costs, at each of
+its points, two passes over the images and one over those by which normalisation statistics are recomputed
 (evaluate.statistics_images=N); an eigenvalue some tens of products with the Hessian, each about four passes, with the
 memory of training at evaluate.batch_size=N.
 
@@ -62,6 +65,7 @@ class Options:
         num_points: points of a line, both ends included.
         num_grid: points of a side of the plane.
         num_eigenvalues: at each member and the soup.
+        step: of the checkpoint whose members are looked at; None: the run's final weights.
     """
 
     parts: tuple[str, ...] = PARTS
@@ -71,13 +75,21 @@ class Options:
     num_points: int = 11
     num_grid: int = 9
     num_eigenvalues: int = 5
+    step: int | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     parsed = _parser().parse_intermixed_args(arguments)
     options = Options(
-        parsed.parts, parsed.members, parsed.split, parsed.images, parsed.points, parsed.grid, parsed.eigenvalues
+        parts=parsed.parts,
+        members=parsed.members,
+        split=parsed.split,
+        num_images=parsed.images,
+        num_points=parsed.points,
+        num_grid=parsed.grid,
+        num_eigenvalues=parsed.eigenvalues,
+        step=parsed.step,
     )
     try:
         require_mpi()
@@ -101,9 +113,9 @@ def analyse(folder: Path, overrides: Sequence[str], options: Options) -> str:
         What to print; nothing on ranks other than the root.
 
     Raises:
-        WashError: not a finished run, fewer than two members, no such member or image; on all ranks.
+        WashError: not a finished run, fewer than two members, no such member, image or checkpoint; on all ranks.
     """
-    run = open_run(folder, overrides)
+    run = open_run(folder, overrides, options.step)
     comm = run.world.comm
     summary = on_root(comm, lambda: read_summary(folder))
     progress = tqdm(desc="points", unit="", disable=None if run.world.is_root else True)
@@ -117,11 +129,15 @@ def analyse(folder: Path, overrides: Sequence[str], options: Options) -> str:
     landscape = Landscape(
         name=folder.name,
         method=summary.method,
+        seed=summary.seed,
+        step=summary.steps if options.step is None else options.step,
         members=members,
         split=options.split,
         num_images=survey.num_images,
         num_statistics_images=survey.num_statistics_images,
         num_parameters=summary.num_parameters,
+        soup_norm=basin.soup_norm,
+        averaging=basin.averaging() if "averaging" in parts else None,
         lines=list(basin.lines(options.num_points)) if "lines" in parts else None,
         plane=basin.plane(options.num_grid) if "plane" in parts else None,
         curvature=list(basin.curvature()) if "curvature" in parts else None,
@@ -130,8 +146,13 @@ def analyse(folder: Path, overrides: Sequence[str], options: Options) -> str:
     )
     progress.close()
     run.reducer.close()
-    text = on_root(comm, lambda: _write(folder / "landscape", landscape))
+    text = on_root(comm, lambda: _write(landscape_folder(folder, options.step), landscape))
     return text if run.world.is_root else ""
+
+
+def landscape_folder(folder: Path, step: int | None) -> Path:
+    """Where a look at a run lies; at a checkpoint, in a folder that is called as the checkpoint's."""
+    return folder / "landscape" / ("" if step is None else checkpoint_folder(folder, step).name)
 
 
 def _choose_members(run: FinishedRun, wanted: tuple[int, ...] | None) -> list[int]:
@@ -204,6 +225,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=["test", "held_out", "train"],
         default=default.split,
         help="whose images; train: augmented as in training (default: test)",
+    )
+    parser.add_argument(
+        "--step", type=partial(_count, 1), metavar="N", help="members as they were in this checkpoint (default: final)"
     )
     for name, value, what in (
         ("images", default.num_images, "images, a random choice"),

@@ -5,7 +5,7 @@ Owns what happens inside a member. What members do to each other is a method's b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,9 @@ from wash_hpc.config import Config
 from wash_hpc.cuda_graph import Replayed
 from wash_hpc.data.regularize import regularization_of
 from wash_hpc.data.source import Batch
-from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics
+from wash_hpc.ensemble.flat import Flat, get_statistics, set_statistics, trainable_parameters
 from wash_hpc.ensemble.soup import Weights
+from wash_hpc.errors import ConfigError
 from wash_hpc.optimizer import learning_rate, make_optimizer, num_state_rows
 from wash_hpc.parallel.reducer import Reducer, Scope
 from wash_hpc.seeds import Stream, torch_seed
@@ -226,3 +227,31 @@ class Member:
         """Hand a gradient to the reducer, as a vector in the order in which it lies in memory."""
         assert parameter.grad is not None
         self._reducer.start_mean_(parameter.grad.as_strided((parameter.numel(),), (1,)), name)
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], channels_last: bool) -> None:
+    """Put parameters and statistics out of a `Member.state`, of its first replica, into a model; leave the rest.
+
+    Args:
+        model: of the member's architecture, its parameters in torch's own order.
+        state: as it was.
+        channels_last: whether the member's parameters lay in that order.
+
+    Raises:
+        ConfigError: it is of another architecture.
+    """
+    named = trainable_parameters(model)
+    values = state["rows"][0]
+    shapes = {f"statistics.{name}": buffer.shape for name, buffer in model.named_buffers()}
+    sizes = [parameter.numel() for _, parameter in named]
+    if values.numel() != sum(sizes) or any(state[name].shape != shape for name, shape in shapes.items()):
+        raise ConfigError("model.name: the weights are of another model")
+    with torch.no_grad():
+        for (_, parameter), part in zip(named, values.split(sizes), strict=True):
+            if channels_last and parameter.dim() == 4:
+                outputs, inputs, height, width = parameter.shape
+                parameter.copy_(part.view(outputs, height, width, inputs).permute(0, 3, 1, 2))
+            else:
+                parameter.copy_(part.view(parameter.shape))
+        for name, buffer in model.named_buffers():
+            buffer.copy_(state[f"statistics.{name}"])

@@ -7,7 +7,7 @@ one vector at a time while the root looks for eigenvalues.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -97,16 +97,25 @@ class Survey:
 
     def judge(self, weights: Weights) -> Judgement:
         """Loss and accuracy at a point, with the statistics it has."""
-        self._evaluator.load(weights)
-        sums = torch.zeros(3, dtype=torch.float64)
-        with torch.no_grad():
-            for batch in self._batches:
-                logits, labels = self._predict(batch)
-                loss = F.cross_entropy(logits.double(), labels, reduction="sum")
-                hits = (logits.argmax(dim=1) == labels).sum()
-                sums += torch.tensor([float(loss), float(hits), len(labels)], dtype=torch.float64)
-        loss_sum, num_correct, num_labels = self._sum(sums).tolist()
-        return Judgement(loss_sum / num_labels, num_correct / num_labels)
+        return self._judge(self._predictions(weights))
+
+    def judge_together(self, points: Iterable[Weights]) -> tuple[list[Judgement], Judgement]:
+        """Loss and accuracy at some points, at least one, with the statistics they have, and of their mean logits.
+
+        Args:
+            points: made one by one as they are asked for; the logits of one are held beside the sum.
+        """
+        alone: list[Judgement] = []
+        together: list[tuple[Tensor, Tensor]] = []
+        for weights in points:
+            predictions = list(self._predictions(weights))
+            alone.append(self._judge(predictions))
+            if together:
+                both = zip(together, predictions, strict=True)
+                together = [(before + logits, labels) for (before, labels), (logits, _) in both]
+            else:
+                together = predictions
+        return alone, self._judge((logits / len(alone), labels) for logits, labels in together)
 
     def curvature(self, weights: Weights, direction: Tensor) -> float:
         """The second derivative of the loss at a point along a unit vector [P], with statistics held as they are."""
@@ -160,6 +169,23 @@ class Survey:
         """Each batch's summed loss, with its graph."""
         for batch in self._batches:
             yield F.cross_entropy(*self._predict(batch), reduction="sum")
+
+    @torch.no_grad()
+    def _predictions(self, weights: Weights) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and labels of this rank's images at a point, batch by batch."""
+        self._evaluator.load(weights)
+        for batch in self._batches:
+            yield self._predict(batch)
+
+    def _judge(self, predictions: Iterable[tuple[Tensor, Tensor]]) -> Judgement:
+        """Loss and accuracy of all ranks' logits [N, num_classes] and labels [N]."""
+        sums = torch.zeros(3, dtype=torch.float64)
+        for logits, labels in predictions:
+            loss = F.cross_entropy(logits.double(), labels, reduction="sum")
+            hits = (logits.argmax(dim=1) == labels).sum()
+            sums += torch.tensor([float(loss), float(hits), len(labels)], dtype=torch.float64)
+        loss_sum, num_correct, num_labels = self._sum(sums).tolist()
+        return Judgement(loss_sum / num_labels, num_correct / num_labels)
 
     def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [N, num_classes] and labels [N] of a batch."""

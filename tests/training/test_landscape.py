@@ -8,22 +8,38 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import mpirun, train
+from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.summary import read_summary
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("runs"), "run", 3, "evaluate.statistics_images=64")
+    keys = [
+        "evaluate.statistics_images=64",
+        "checkpoint.every_steps=4",
+        "checkpoint.keep=2",
+        "log.consensus_every_steps=4",
+    ]
+    return train(tmp_path_factory.mktemp("runs"), "run", 3, *keys)
 
 
 def landscape(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The tool without a launcher."""
     command = [sys.executable, "tools/landscape.py", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def whole_distance(found: dict[str, Any]) -> float:
+    return math.sqrt(sum(layer["distance"] ** 2 for layer in found["layers"]))
+
+
+def recomputed_end(line: dict[str, Any], place: int) -> dict[str, float]:
+    return {key: line["recomputed"][key][place] for key in ("loss", "accuracy")}
 
 
 def test_the_whole_analysis_of_a_run_is_written_as_tables_and_figures(run):
@@ -34,6 +50,7 @@ def test_the_whole_analysis_of_a_run_is_written_as_tables_and_figures(run):
     summary = read_summary(run)
     assert (found["name"], found["method"], found["members"]) == ("run", "wash", [0, 1, 2])
     assert (found["num_parameters"], found["num_statistics_images"]) == (summary.num_parameters, 48)
+    assert (found["seed"], found["step"]) == (0, 8)
     ends = [(line["start"], line["end"]) for line in found["lines"]]
     assert ends[:3] == [("member 0", "member 1"), ("member 0", "member 2"), ("member 1", "member 2")]
     assert ends[3:] == [(f"member {member}", "soup") for member in range(3)]
@@ -41,11 +58,14 @@ def test_the_whole_analysis_of_a_run_is_written_as_tables_and_figures(run):
     assert ends_of_soup == {summary.soup_accuracy_raw}
     members = [line["raw"]["accuracy"][0] for line in found["lines"][3:]]
     assert max(members) == summary.best_member_accuracy
+    # With statistics recomputed, as along the lines.
+    assert found["averaging"]["soup"] == recomputed_end(found["lines"][3], -1)
+    assert found["averaging"]["members"] == [recomputed_end(line, 0) for line in found["lines"][3:]]
+    assert found["averaging"]["ensemble"]["loss"] < max(one["loss"] for one in found["averaging"]["members"])
     assert len(found["plane"]["loss"]) == len(found["plane"]["loss"][0]) == 3
     assert len(found["curvature"]) == 6
     assert [spectrum["point"] for spectrum in found["eigenvalues"]] == ["member 0", "member 1", "member 2", "soup"]
-    whole = math.sqrt(sum(layer["distance"] ** 2 for layer in found["layers"]))
-    assert whole == pytest.approx(summary.consensus_distance, rel=1e-5)
+    assert whole_distance(found) == pytest.approx(summary.consensus_distance, rel=1e-5)
     figures = {file.name for file in (run / "landscape").iterdir()} - {"landscape.json"}
     assert figures == {
         f"{part}.{kind}"
@@ -63,6 +83,36 @@ def test_a_part_of_it_for_two_members_on_held_out_images(run):
     assert (found["members"], found["split"], found["num_images"]) == ([0, 2], "held_out", 16)
     assert [len(found["lines"]), found["plane"], found["layers"]] == [3, None, None]
     assert {file.name for file in (run / "landscape").iterdir()} == {"landscape.json", "lines.png", "lines.svg"}
+
+
+# All looks in one start of Python, which takes longer than they do.
+LOOKS = """
+import json, sys
+from wash_hpc.landscape import main
+for arguments in json.loads(sys.argv[1]):
+    assert main(arguments) == 0
+"""
+
+
+def test_members_are_looked_at_as_they_were_in_a_checkpoint(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("landscape"))
+    steps: tuple[list[str], ...] = ([], ["--step", "4"], ["--step", "8"])
+    looks = [
+        [str(copy), "--parts=averaging,lines,distance", "--points=2", "parallel.reducer=mpi", *step] for step in steps
+    ]
+    done = mpirun(2, sys.executable, "-c", LOOKS, json.dumps(looks))
+    assert done.returncode == 0, done.stderr
+    folders = [copy / "landscape" / name for name in ("", "step-00000004", "step-00000008")]
+    final, early, late = (json.loads((folder / "landscape.json").read_text()) for folder in folders)
+    assert (early["step"], late["step"]) == (4, 8)
+    assert late == final  # the last checkpoint is of the weights with which the run has ended
+    assert all(
+        one["distance"] != other["distance"] for one, other in zip(early["layers"], final["layers"], strict=True)
+    )
+    assert early["averaging"] != final["averaging"]
+    distances = read_metrics(copy).consensus_distance  # as training measured them after steps 4 and 8
+    assert [whole_distance(early), whole_distance(late)] == pytest.approx(distances.tolist(), rel=1e-5)
 
 
 # All of them in one start of Python, which takes longer than they do.
@@ -83,12 +133,18 @@ def test_what_cannot_be_analysed_is_said_in_one_sentence_by_all_ranks_together(r
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     (copy / "summary.json").unlink()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged)
+    with (damaged / "checkpoints/step-00000004/member-0001.safetensors").open("ab") as file:
+        file.write(b"0")
     mistakes = [
         ([tmp_path], "not a run's folder"),
         ([copy], "the run has not finished"),
         ([run, "--members", "0,3"], "has no member 3; it has 0 to 2"),
         ([run, "--members", "1"], "needs two of them at least"),
         ([run, "--split", "held_out", "data.held_out=0"], "no held_out images"),
+        ([run, "--step", "7"], "there is no checkpoint of step 7; there are 4, 8 (checkpoint.every_steps"),
+        ([damaged, "--step", "4"], "its checksum is not that of the manifest"),
     ]
     arguments = [[*map(str, words), "parallel.reducer=mpi"] for words, _ in mistakes]
     done = mpirun(2, sys.executable, "-c", MISTAKES, json.dumps(arguments))

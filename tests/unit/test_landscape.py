@@ -15,12 +15,12 @@ from wash_hpc.ensemble.consensus import consensus_distance_per_layer
 from wash_hpc.ensemble.curvature import hessian_times, top_eigenvalues
 from wash_hpc.ensemble.flat import Flat, Layer
 from wash_hpc.ensemble.landscape import (
+    Averaging,
     Judgement,
     Landscape,
     LayerDistance,
     Line,
     LineCurvature,
-    Plane,
     PlaneTable,
     Spectrum,
     barrier,
@@ -30,6 +30,7 @@ from wash_hpc.ensemble.landscape import (
     profile,
     spread,
 )
+from wash_hpc.ensemble.plane import Plane
 from wash_hpc.ensemble.soup import Weights
 from wash_hpc.report.basin_figures import write_figures
 from wash_hpc.report.basin_table import in_lines
@@ -211,11 +212,15 @@ def whole_landscape() -> Landscape:
     return Landscape(
         name="a $run$ <b>",
         method="wash",
+        seed=0,
+        step=7,
         members=[0, 1, 2],
         split="test",
         num_images=10,
         num_statistics_images=20,
         num_parameters=5,
+        soup_norm=1.0,
+        averaging=Averaging([Judgement(1.0, 0.5), Judgement(3.0, 0.7)], Judgement(0.5, 0.9), Judgement(0.75, 0.8)),
         lines=[Line(start, end, 1.0, at, raw, recomputed) for start, end in ends],
         plane=PlaneTable(
             [0, 1, 2], [(0.0, 0.0), (1.0, 0.0), (0.5, 1.0)], (0.5, 0.3), 0.0, [0.0, 1.0], [0.0, 1.0], table, table
@@ -246,8 +251,14 @@ def test_figures_of_parts_that_were_not_looked_at_are_removed(tmp_path):
 
 def test_the_lines_for_a_terminal_say_the_highest_barriers():
     text = in_lines(whole_landscape())
+    assert text.startswith("a $run$ <b>, step 7: members 0, 1, 2; ")
+    assert "members, mean                              loss   2.0000   accuracy  60.00 %" in text
+    assert "soup                                       loss   0.7500   accuracy  80.00 %" in text
     assert "highest barrier between members            loss   0.1500   error   5.00 points" in text
     assert "highest barrier between members, raw       loss   1.8500   error  35.00 points" in text
     assert "largest eigenvalue at member 0             5" in text
     assert "consensus distance                         2.236; relatively the farthest: stem, 0.50" in text
-    assert len(in_lines(replace(whole_landscape(), lines=None, curvature=None, layers=None)).splitlines()) == 2
+    assert (
+        len(in_lines(replace(whole_landscape(), averaging=None, lines=None, curvature=None, layers=None)).splitlines())
+        == 2
+    )

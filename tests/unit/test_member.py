@@ -20,7 +20,7 @@ from wash_hpc.data.regularize import Mix, mix_pairs, regularization_of
 from wash_hpc.data.source import Batch
 from wash_hpc.ensemble.flat import to_channels_last
 from wash_hpc.errors import ConfigError
-from wash_hpc.member import Member
+from wash_hpc.member import Member, load_weights
 from wash_hpc.models import build_model
 from wash_hpc.optimizer import learning_rate
 
@@ -101,6 +101,19 @@ def test_parameters_in_channels_last_memory_stay_there_and_are_trained_alike():
             assert parameter.is_contiguous(memory_format=torch.channels_last)
             assert not parameter.is_contiguous()
     assert convolutions > 2
+
+
+@pytest.mark.parametrize("kind", ["true", "false"])
+def test_a_state_gives_its_weights_to_a_network_in_torchs_own_order(kind):
+    member = after_steps(make_member(f"train.channels_last={kind}"))
+    torch.manual_seed(1)
+    model = build_model("resnet_small", (3, 8, 8), 4, 8)
+    state = {**member.state(), "replica_statistics": torch.zeros(2, 1)}  # as a checkpoint of two replicas has
+    load_weights(model, state, channels_last=kind == "true")
+    expected = member.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(ConfigError, match=r"model.name: the weights are of another model"):
+        load_weights(build_model("resnet_small", (3, 8, 8), 4, 4), state, channels_last=False)
 
 
 def test_a_network_that_torch_cannot_train_in_channels_last_memory_on_a_cpu_is_refused():

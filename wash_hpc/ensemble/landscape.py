@@ -1,4 +1,4 @@
-"""The weight space between members: lines, barriers, a plane, distances. Plain geometry on flat vectors.
+"""The weight space between members: lines, barriers, distances. Plain geometry on flat vectors.
 
 Owns the tables that a basin analysis comes to and the arithmetic behind them. What the loss is at a point is
 `wash_hpc.survey`'s business; it knows the images.
@@ -148,17 +148,36 @@ class LayerDistance:
 
 
 @dataclass(frozen=True)
+class Averaging:
+    """What averaging predictions comes to and what averaging weights does, statistics measured anew at each point.
+
+    Attributes:
+        members: each of those looked at, in order.
+        ensemble: the mean of their logits.
+        soup: the mean of their weights.
+    """
+
+    members: list[Judgement]
+    ensemble: Judgement
+    soup: Judgement
+
+
+@dataclass(frozen=True)
 class Landscape:
     """All that a basin analysis found; a part that was not asked for is None.
 
     Attributes:
         name: of the run.
         method: by which it was trained.
+        seed: the run's.
+        step: updates done when members were as they are looked at.
         members: those looked at.
         split: whose images.
         num_images: by which loss, accuracy and curvature were measured.
         num_statistics_images: by which normalisation statistics were recomputed; 0 for a network that has none.
         num_parameters: P.
+        soup_norm: Euclidean, of the soup's parameters.
+        averaging: members, ensemble and soup.
         lines: between every two members, then from each to the soup.
         plane: also None where there are fewer than three members, or they lie on a line.
         curvature: along the same lines; without those of no length.
@@ -168,11 +187,15 @@ class Landscape:
 
     name: str
     method: str
+    seed: int
+    step: int
     members: list[int]
     split: str
     num_images: int
     num_statistics_images: int
     num_parameters: int
+    soup_norm: float
+    averaging: Averaging | None
     lines: list[Line] | None
     plane: PlaneTable | None
     curvature: list[LineCurvature] | None
@@ -206,55 +229,6 @@ def barrier(at: Sequence[float], values: Sequence[float]) -> float:
     rises = [value - ((1.0 - place) * first + place * last) for place, value in zip(at, values, strict=True)]
     rises[0] = rises[-1] = 0.0 * (first + last)  # exactly: not what rounding leaves
     return float(torch.tensor(rises, dtype=torch.float64).max())
-
-
-@dataclass(frozen=True)
-class Plane:
-    """The plane through three points of weight space, with orthonormal axes.
-
-    Attributes:
-        origin: [P] the first point.
-        axes: two [P] unit vectors: towards the second point, and at a right angle towards the third.
-        corners: coordinates of the three points.
-    """
-
-    origin: Tensor
-    axes: tuple[Tensor, Tensor]
-    corners: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-
-    @classmethod
-    def through(cls, first: Tensor, second: Tensor, third: Tensor) -> Plane | None:
-        """The plane through three vectors [P], or None where they lie on a line."""
-        across, up = second - first, third - first
-        width = length(across)
-        if width == 0:
-            return None
-        across = across / width
-        foot = dot(up, across)
-        away = up - foot * across
-        height = length(away)
-        if height <= 1e-5 * max(width, length(up)):  # what rounding leaves of parallel vectors in float32
-            return None
-        return cls(first, (across, away / height), ((0.0, 0.0), (width, 0.0), (foot, height)))
-
-    def point(self, x: float, y: float) -> Tensor:
-        """[P] the point with these coordinates."""
-        return self.origin + x * self.axes[0] + y * self.axes[1]
-
-    def project(self, values: Tensor) -> tuple[float, float, float]:
-        """The coordinates of a vector's foot on the plane, and its distance from there."""
-        offset = values - self.origin
-        x, y = (dot(offset, axis) for axis in self.axes)
-        return x, y, length(values - self.point(x, y))
-
-    def grid(self, num_points: int) -> tuple[list[float], list[float]]:
-        """Coordinates of a grid around the corners, with a fifth of their extent on every side."""
-        sides = []
-        for numbers in zip(*self.corners, strict=True):
-            low, high = min(numbers), max(numbers)
-            margin = 0.2 * (high - low)
-            sides.append(spread(low - margin, high + margin, num_points))
-        return sides[0], sides[1]
 
 
 def spread(low: float, high: float, num_points: int) -> list[float]:

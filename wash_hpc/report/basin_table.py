@@ -5,16 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from wash_hpc.ensemble.landscape import Landscape, Line
+from wash_hpc.ensemble.landscape import Judgement, Landscape, Line
 
 
 def in_lines(landscape: Landscape) -> str:
     """The main figures, a line each."""
     members = ", ".join(map(str, landscape.members))
     by = f"recomputed on {landscape.num_statistics_images} images" if landscape.num_statistics_images else "none"
-    heading = f"{landscape.name}: members {members}; {landscape.num_images} {landscape.split} images; statistics: {by}"
-    rows = [*_barrier_rows(landscape), *_curvature_rows(landscape), *_distance_rows(landscape)]
+    images = f"{landscape.num_images} {landscape.split} images"
+    heading = f"{landscape.name}, step {landscape.step}: members {members}; {images}; statistics: {by}"
+    rows = [
+        *_averaging_rows(landscape),
+        *_barrier_rows(landscape),
+        *_curvature_rows(landscape),
+        *_distance_rows(landscape),
+    ]
     return "\n".join([heading, *(f"  {row}" for row in rows)])
+
+
+def _averaging_rows(landscape: Landscape) -> list[str]:
+    averaging = landscape.averaging
+    if averaging is None:
+        return []
+    members = averaging.members
+    mean = Judgement(
+        sum(member.loss for member in members) / len(members), sum(member.accuracy for member in members) / len(members)
+    )
+    judged = (("members, mean", mean), ("ensemble", averaging.ensemble), ("soup", averaging.soup))
+    return [f"{name:<42} loss {found.loss:8.4f}   accuracy {100 * found.accuracy:6.2f} %" for name, found in judged]
 
 
 def _barrier_rows(landscape: Landscape) -> list[str]:

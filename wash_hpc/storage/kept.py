@@ -12,7 +12,14 @@ from itertools import chain, count
 from pathlib import Path
 
 from wash_hpc.errors import RunFolderError
-from wash_hpc.storage.checkpoint import DamageError, Manifest, checkpoint_folder, read_manifest, write_manifest
+from wash_hpc.storage.checkpoint import (
+    CheckpointError,
+    DamageError,
+    Manifest,
+    checkpoint_folder,
+    read_manifest,
+    write_manifest,
+)
 from wash_hpc.storage.files import remove_unfinished, sync_folder, write_atomically
 
 _BEST = "best.json"
@@ -60,6 +67,21 @@ def find_checkpoints(folder: Path) -> list[Found]:
 def last_manifest(folder: Path) -> Manifest | None:
     """The last manifest of a run that is whole, or None; raises as `find_checkpoints`."""
     return next((found.manifest for found in find_checkpoints(folder) if found.manifest is not None), None)
+
+
+def find_step(folder: Path, step: int) -> Manifest:
+    """The manifest of the checkpoint of one step.
+
+    Raises:
+        CheckpointError: there is none, and those that there are are named; or it is damaged.
+    """
+    steps = _complete_steps(folder)
+    if step not in steps:
+        there = f"there are {', '.join(map(str, steps))}" if steps else "there is none at all"
+        raise CheckpointError(
+            f"{folder}: there is no checkpoint of step {step}; {there} (checkpoint.every_steps, checkpoint.keep)"
+        )
+    return read_manifest(folder, step)
 
 
 def complete(folder: Path, manifest: Manifest, keep: int, best: Best | None) -> None:
