@@ -28,7 +28,7 @@ def barrier_figures(runs: Sequence[Run]) -> tuple[list[Figure], list[str]]:
         if len(figures) == _MOST_RUNS or not file.is_file():
             continue
         try:
-            figure = _figure(f"barriers-{len(figures)}", run.label, _read(file))
+            figure = _figure(f"barriers-{len(figures)}", run.label, read_landscape(file))
         except RunFolderError as error:
             problems.append(str(error))
             continue
@@ -36,7 +36,7 @@ def barrier_figures(runs: Sequence[Run]) -> tuple[list[Figure], list[str]]:
     return figures, problems
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_landscape(file: Path) -> dict[str, Any]:
     """The object in a landscape file.
 
     Raises:
