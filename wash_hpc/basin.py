@@ -44,18 +44,25 @@ class Basin:
         members: at least two.
         survey: says what a point is like.
         tick: called after each point.
+        to_soup: whether lines from each member to the soup are looked at, besides those between members.
 
     Raises:
         WashError: a member whose weights are not finite.
     """
 
     def __init__(
-        self, fetch: Fetch, members: Sequence[int], survey: Survey, tick: Callable[[], object] = lambda: None
+        self,
+        fetch: Fetch,
+        members: Sequence[int],
+        survey: Survey,
+        tick: Callable[[], object] = lambda: None,
+        to_soup: bool = True,
     ) -> None:
         self._fetch = fetch
         self._members = members
         self._survey = survey
         self._tick = tick
+        self._to_soup = to_soup
         soup = RunningSoup()
         for member in members:
             weights = fetch(member)
@@ -76,7 +83,7 @@ class Basin:
         return Averaging(alone, together, self._judge(self._survey.recomputed(self._soup)))
 
     def lines(self, num_points: int) -> Iterator[Line]:
-        """Loss and accuracy along every line between two members, and from each member to the soup."""
+        """Loss and accuracy along every line between two members, and from each member to the soup where asked for."""
         at = spread(0.0, 1.0, num_points)
         for start, end, first, last in self._ends():
             raw, recomputed = [], []
@@ -136,7 +143,7 @@ class Basin:
         """Names and weights of the end points of every line."""
         for first, second in combinations(self._members, 2):
             yield _name(first), _name(second), self._fetch(first), self._fetch(second)
-        for member in self._members:
+        for member in self._members if self._to_soup else ():
             yield _name(member), "soup", self._fetch(member), self._soup
 
     def _judge(self, weights: Weights) -> Judgement:

@@ -65,6 +65,7 @@ class Options:
         num_points: points of a line, both ends included.
         num_grid: points of a side of the plane.
         num_eigenvalues: at each member and the soup.
+        to_soup: whether also along the lines from each member to the soup.
         step: of the checkpoint whose members are looked at; None: the run's final weights.
     """
 
@@ -75,6 +76,7 @@ class Options:
     num_points: int = 11
     num_grid: int = 9
     num_eigenvalues: int = 5
+    to_soup: bool = True
     step: int | None = None
 
 
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         num_points=parsed.points,
         num_grid=parsed.grid,
         num_eigenvalues=parsed.eigenvalues,
+        to_soup=parsed.soup_lines,
         step=parsed.step,
     )
     try:
@@ -124,7 +127,7 @@ def analyse(folder: Path, overrides: Sequence[str], options: Options) -> str:
         _check(run, options)
         shard = Shard(comm.rank, comm.size)
         survey = Survey(run.config, run.source, run.evaluator, shard, run.reducer, options.split, options.num_images)
-        basin = Basin(run.fetch, members, survey, progress.update)
+        basin = Basin(run.fetch, members, survey, progress.update, options.to_soup)
     parts = options.parts
     landscape = Landscape(
         name=folder.name,
@@ -228,6 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--step", type=partial(_count, 1), metavar="N", help="members as they were in this checkpoint (default: final)"
+    )
+    parser.add_argument(
+        "--soup-lines",
+        action=argparse.BooleanOptionalAction,
+        default=default.to_soup,
+        help="also the lines from each member to the soup (default: yes); without them half of the work for 3 members",
     )
     for name, value, what in (
         ("images", default.num_images, "images, a random choice"),

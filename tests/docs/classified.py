@@ -98,8 +98,8 @@ ELSEWHERE = {
     ),
     "tests/training/test_landscape.py::test_members_are_looked_at_as_they_were_in_a_checkpoint": (
         "for run in runs/basin/*-seed_?; do for step in 250 500 750 1000; do python tools/landscape.py $run "
-        "--step $step --split held_out --images 600 --points 5 --parts averaging,lines,curvature,distance "
-        "evaluate.statistics_images=500; done; done",
+        "--step $step --split held_out --images 500 --points 3 --no-soup-lines "
+        "--parts averaging,lines,curvature,distance evaluate.statistics_images=500; done; done",
         "python tools/landscape.py runs/NAME --step 500",
     ),
     "tests/unit/test_basin_condition.py::test_tables_are_written_between_the_comments_of_the_page": (

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import mpirun, train
+from wash_hpc.report.basin_condition import main
 from wash_hpc.storage.metrics import read_metrics
 from wash_hpc.storage.summary import read_summary
 
@@ -94,18 +95,24 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def test_members_are_looked_at_as_they_were_in_a_checkpoint(run, tmp_path):
+def test_members_are_looked_at_as_they_were_in_a_checkpoint(run, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("landscape"))
     steps: tuple[list[str], ...] = ([], ["--step", "4"], ["--step", "8"])
-    looks = [
-        [str(copy), "--parts=averaging,lines,distance", "--points=2", "parallel.reducer=mpi", *step] for step in steps
-    ]
+    few = ["--parts=averaging,lines,curvature,distance", "--points=2", "--no-soup-lines", "parallel.reducer=mpi"]
+    looks = [[str(copy), *few, *step] for step in steps]
     done = mpirun(2, sys.executable, "-c", LOOKS, json.dumps(looks))
     assert done.returncode == 0, done.stderr
     folders = [copy / "landscape" / name for name in ("", "step-00000004", "step-00000008")]
     final, early, late = (json.loads((folder / "landscape.json").read_text()) for folder in folders)
     assert (early["step"], late["step"]) == (4, 8)
+    pairs = [("member 0", "member 1"), ("member 0", "member 2"), ("member 1", "member 2")]
+    assert [(line["start"], line["end"]) for line in early["lines"]] == pairs
+    assert [(line["start"], line["end"]) for line in early["curvature"]] == pairs
+    assert main([str(copy), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["step"] for row in rows] == [4, 8]
+    assert rows[0]["distance"] == pytest.approx(whole_distance(early))
     assert late == final  # the last checkpoint is of the weights with which the run has ended
     assert all(
         one["distance"] != other["distance"] for one, other in zip(early["layers"], final["layers"], strict=True)

@@ -178,7 +178,7 @@ class Landscape:
         num_parameters: P.
         soup_norm: Euclidean, of the soup's parameters.
         averaging: members, ensemble and soup.
-        lines: between every two members, then from each to the soup.
+        lines: between every two members, then, where asked for, from each to the soup.
         plane: also None where there are fewer than three members, or they lie on a line.
         curvature: along the same lines; without those of no length.
         eigenvalues: at each member and the soup.
