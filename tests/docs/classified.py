@@ -97,17 +97,16 @@ ELSEWHERE = {
         "--eigenvalues 3 evaluate.statistics_images=256 evaluate.batch_size=64; done",
     ),
     "tests/training/test_landscape.py::test_members_are_looked_at_as_they_were_in_a_checkpoint": (
-        "for run in runs/basin/*-seed_?; do for step in 250 500 750 1000; do python tools/landscape.py $run "
-        "--step $step --split held_out --images 500 --points 3 --no-soup-lines "
+        "for run in runs/evidence/basin/*-seed_?; do for step in 100 200 300 400; do python tools/landscape.py $run "
+        "--step $step --split held_out --images 600 --points 3 --no-soup-lines "
         "--parts averaging,lines,curvature,distance evaluate.statistics_images=500; done; done",
         "python tools/landscape.py runs/NAME --step 500",
     ),
     "tests/unit/test_basin_condition.py::test_tables_are_written_between_the_comments_of_the_page": (
-        "python tools/basin_condition.py runs/basin --write",
+        "python tools/basin_condition.py runs/evidence/basin --write",
         "python tools/basin_condition.py runs/basin",
     ),
     "tests/unit/test_sweep.py::test_every_sweep_of_the_repository_can_be_trained": (
-        "wash-hpc sweep configs/evidence/basin.yaml",
     ),
     "tests/training/test_stops.py::test_the_file_stop_ends_a_run": (
         "touch runs/NAME/STOP",
