@@ -15,35 +15,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from bench_common import describe_machine
-from network_probe import Found, probe, require
-from shaped_network import DEVICE, Link, Network, NetworkError, find_netem, find_obstacle, format_rate, parse_link
+from hosted_run import PATIENCE_SECONDS, POLL_SECONDS, Run
+from network_probe import LEAST_SHARE, Found, probe, require
+from shaped_network import Link, Network, NetworkError, find_netem, find_obstacle, format_rate, parse_link
 
-from wash_hpc.config import Config, dump_config, load_config
+from wash_hpc.config import Config, load_config
 from wash_hpc.data.source import steps_per_epoch
 from wash_hpc.data_facts import data_facts
 from wash_hpc.errors import WashError
 from wash_hpc.method_kinds import kind_of
 from wash_hpc.methods.due import counted_in_steps
 from wash_hpc.report.columns import format_bytes
-from wash_hpc.storage.metrics import Metrics, read_metrics
-from wash_hpc.storage.run_folder import STOP
-from wash_hpc.sweep.launch import ON_ONE_MACHINE
+from wash_hpc.storage.metrics import Metrics
 
 LINKS = "none,10gbit,1gbit,100mbit,1gbit+50ms"
 METHODS = {
@@ -67,8 +62,6 @@ MEASURED = [
 RECORD_STEPS = 5  # of a method that acts at every step; of others a record is from one time that it acts to the next
 LEAST_RECORDS = 3
 WARM_UP_SECONDS = 2.0  # of a run
-PATIENCE_SECONDS = 300.0  # without a record
-POLL_SECONDS = 0.2
 INTERRUPTED = 130
 
 
@@ -95,85 +88,6 @@ class Row:
     wire_bytes: float
     records: int
     over_independent: float | None = None
-
-
-class Run:
-    """A run of `wash-hpc train`, a member on each host; ended with the block."""
-
-    def __init__(self, network: Network, config: Config, folder: Path) -> None:
-        self._network, self._config, self._folder = network, config, folder
-        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-
-    def __enter__(self) -> Run:
-        hosts = ",".join(f"{host.name}:1" for host in self._network.hosts)
-        mpirun = shutil.which("mpirun") or "mpirun"
-        launch = [mpirun, "--prtemca", "plm_ssh_agent", str(self._network.agent), "--host", hosts]
-        ranks = ["--map-by", "ppr:1:node", "--bind-to", "none", "-n", str(len(self._network.hosts))]
-        program = [sys.executable, "-m", "wash_hpc", "train", str(self._folder / "config.yaml")]
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                self._network.on_switch([*launch, *ranks, *program]),
-                env=environment(self._folder, len(self._network.hosts)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with suppress(OSError, subprocess.TimeoutExpired):
-            if error is None:
-                (self._config.folder / STOP).touch()
-                self._process.wait(60)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.terminate()
-            self._process.wait(10)
-        self._process.kill()
-        self._process.wait()
-
-    def records_after(self, step: int, least: int) -> Metrics:
-        """Wait for so many records after a step.
-
-        Raises:
-            NetworkError: the run has ended, or there is none for minutes.
-        """
-        seen, heard = -1, time.monotonic()
-        while True:
-            metrics = self.read()
-            steps = metrics.step if metrics else np.zeros(0, np.int64)
-            if metrics and (steps > step).sum() >= least:
-                return metrics
-            if len(steps) != seen:
-                seen, heard = len(steps), time.monotonic()
-            if self._process.poll() is not None or time.monotonic() > heard + PATIENCE_SECONDS:
-                said = (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip()
-                raise NetworkError(f"the run {self._config.method.name} has ended or hangs; it said:\n{said}")
-            time.sleep(POLL_SECONDS)
-
-    def read(self) -> Metrics | None:
-        """All records so far; None where there is no file yet."""
-        try:
-            return read_metrics(self._config.folder)
-        except WashError:
-            return None
-
-
-def environment(folder: Path, num_ranks: int) -> dict[str, str]:
-    """What ranks on hosts of their own need, that share this machine's cores."""
-    ours = {key: value for key, value in os.environ.items() if not key.startswith(("PRTE_MCA_rmaps", "SLURM_"))}
-    return {
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // num_ranks)),
-        **{key: value for key, value in ON_ONE_MACHINE.items() if not key.startswith(("PRTE_MCA_rmaps", "OMP_"))},
-        **ours,
-        "TMPDIR": str(folder),
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parent.parent), ours.get("PYTHONPATH", "")]),
-        "OMPI_MCA_pml": "ob1",
-        "OMPI_MCA_btl": "tcp,self",
-        "OMPI_MCA_btl_tcp_if_include": DEVICE,
-    }
 
 
 def main() -> int:
@@ -267,7 +181,7 @@ def measure_all(
         with Network(options.members, place, delay, has_netem) as network:
             for link in alike:
                 network.shape(link)
-                found[link] = probe(network)
+                found[link] = probe(network, link)
                 say(f"{link}: {found[link]} found")
                 require(link, found[link])
             for method, config in configs.items():
@@ -346,9 +260,9 @@ def in_table(found: dict[Link, Found], rows: Sequence[Row]) -> list[str]:
     """The table's lines."""
     titles = f"{'a step':>10} {'waiting':>10} {'payload':>9} {'on the wire':>11} {'/ independent':>13} {'records':>8}"
     lines = []
-    names = {str(link): it for link, it in found.items()}
+    by_name = {str(link): link for link in found}
     for link, its in groupby(rows, lambda row: row.link):
-        lines += ["", f"{link} (found: {names[link]})", f"{'':<14} {titles}"]
+        lines += ["", called(by_name[link], found[by_name[link]]), f"{'':<14} {titles}"]
         for row in its:
             ratio = "" if row.over_independent is None else f"{row.over_independent:.2f}"
             lines.append(
@@ -356,6 +270,12 @@ def in_table(found: dict[Link, Found], rows: Sequence[Row]) -> list[str]:
                 f"{format_bytes(row.payload_bytes):>9} {format_bytes(row.wire_bytes):>11} {ratio:>13} {row.records:>8}"
             )
     return lines
+
+
+def called(link: Link, found: Found) -> str:
+    """What stands over a link's rows: its name, and what it was found to be."""
+    is_less = link.rate and found.rate < LEAST_SHARE * link.rate
+    return f"{'at most ' if is_less else ''}{link} (found: {found})"
 
 
 def say(line: str) -> None:

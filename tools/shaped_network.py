@@ -248,6 +248,11 @@ class Network:
                 for command in shaping_commands(device, link, self._has_netem):
                     place.do(*command)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether its wires have a delay."""
+        return self._delay > 0
+
     def address(self, host: Host) -> str:
         """A host's address."""
         return self._addresses[host.name]
