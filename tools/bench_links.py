@@ -110,7 +110,7 @@ def main() -> int:
         return INTERRUPTED
     rows = beside_independent(rows, [str(link) for link in options.links])
     if options.json:
-        links = {str(link): asdict(link) | asdict(found[link]) for link in options.links}
+        links = {str(link): asdict(link) | {"found": asdict(found[link])} for link in options.links}
         print(json.dumps({"machine": machine, "links": links, "rows": [asdict(row) for row in rows]}))
     else:
         print("\n".join([f"{machine}; reducer mpi", *in_table(found, rows)]))

@@ -62,6 +62,7 @@ shift
 exec {enter} sh -c "cd {folder} && $*"
 """
 PROGRAMS = dict.fromkeys(("ip", "tc"), "iproute2") | dict.fromkeys(("unshare", "nsenter", "setpriv"), "util-linux")
+NUMBER = r"\d+(?:\.\d+)?"
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
@@ -110,7 +111,7 @@ def parse_link(text: str) -> Link:
     """
     if text == "none":
         return Link()
-    found = re.fullmatch(r"(?:([\d.]+)(kbit|mbit|gbit))?\+?(?:([\d.]+)ms)?", text)
+    found = re.fullmatch(rf"(?:({NUMBER})(kbit|mbit|gbit))?\+?(?:({NUMBER})ms)?", text)
     rate, unit, delay = found.groups() if found else (None, None, None)
     if not (rate or delay) or ((rate and delay) and "+" not in text) or text[0] == "+" or text[-1] == "+":
         raise ValueError(f"{text}: no link")
