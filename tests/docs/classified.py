@@ -87,6 +87,9 @@ ELSEWHERE = {
     "tests/parallel/test_calibrate.py::test_the_scaling_benchmark_predicts_what_it_measures": (
         "python tools/bench_scaling.py",
     ),
+    "tests/training/test_links.py::test_a_step_over_a_slow_link_takes_as_long_as_its_bytes": (
+        "python tools/bench_links.py [key=value ...] [--json]",
+    ),
     "tests/parallel/test_calibrate.py::test_calibration_on_two_ranks": ("mpirun wash-hpc plan CONFIG --calibrate",),
     "tests/training/test_soak.py::test_a_minute_of_training_keeps_memory": (
         "mpirun -n 4 python tools/soak.py --minutes 30",
