@@ -40,11 +40,12 @@ hostname "$2"
 ip link set lo up
 for size in tcp_rmem tcp_wmem; do echo "{TCP_MEMORY}" >/proc/sys/net/ipv4/$size; done
 echo ready
+exec 2>/dev/null
 cat >/dev/null || true  # until its maker ends, however that comes about: then so does everything here
 network=$(readlink /proc/$$/ns/net)
 for process in /proc/[0-9]*; do
     [ "$(readlink $process/ns/net)" != "$network" ] || [ $process = /proc/$$ ] || kill -9 "${{process#/proc/}}" || true
-done 2>/dev/null
+done
 """
 PROBE = f"""\
 mount --bind /etc/hosts /etc/hosts

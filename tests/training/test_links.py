@@ -98,6 +98,7 @@ def test_an_interrupted_or_killed_benchmark_leaves_no_process(tmp_path, number):
         process.send_signal(number)
         said = process.communicate(timeout=120)[1]
     if number == signal.SIGINT:
+        assert "Killed" not in said
         assert said.splitlines()[-1] == "bench_links.py: stopped"
         assert process.returncode == 130
         assert processes_of(tmp_path) == []
