@@ -54,6 +54,8 @@ def make_rows(config: Config, steps_of_epoch: int) -> list[Run]:
     steps, p, batch_size = config.train.steps, config.method.p, config.data.batch_size
     if steps is None:
         raise WashError("train.steps=null: expected the number of steps that all methods have in common")
+    if p is None:
+        raise WashError("method.p=auto: expected the number that SPARTA has in common with WASH")
     # p follows a cosine to about zero, whose mean is a half: as many values are sent as by a constant p.
     falling = f"method.p={min(1.0, 2 * p)}"
     then_papa = f"method.then=[{{name: papa, start: {steps // 2}}}]"

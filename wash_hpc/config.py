@@ -116,7 +116,7 @@ class SingleMethodConfig:
     """What members do to each other after a step; docs/methods.md says the names, and which options each knows."""
 
     name: str = DEFAULT  # what each does, and one of your own: docs/methods.md
-    p: float = 0.001  # base probability of a parameter to be shuffled (wash) or averaged (sparta) at a step
+    p: float | None = 0.001  # share of parameters that a step shuffles (wash) or averages (sparta); auto: by run length
     p_schedule: Literal["constant", "lr", "cosine", "linear"] = "constant"  # of p over the run: lr follows it; to zero
     schedule: Literal["decreasing", "constant", "increasing"] = "decreasing"  # of p over the layers
     layer: Literal["tensor", "module", "block"] = "tensor"  # what counts as a layer; block: residual, transformer
@@ -135,6 +135,12 @@ class SingleMethodConfig:
     draw: Literal["random", "partitioned"] = "random"  # sparta: partitioned takes each position once in 1/p steps
     outer_lr: float = 0.7  # diloco: of the outer Nesterov SGD
     outer_momentum: float = 0.9  # diloco: likewise
+
+    @property
+    def known_p(self) -> float:
+        """`p`, where it is a number by now: `auto` (None) is one for a run of so many steps (`methods.drawing`)."""
+        assert self.p is not None, "method.p=auto: not yet a number"
+        return self.p
 
 
 @dataclass(frozen=True)

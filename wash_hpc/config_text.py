@@ -163,7 +163,16 @@ def _require_form(section: Any) -> None:
 
 def with_short_forms(given: Any) -> Any:
     """The same with every short form written out."""
-    return _with_lists(_with_words_on_and_off(given))
+    return _with_lists(_with_words_on_and_off(_with_auto(given)))
+
+
+def _with_auto(given: Any) -> Any:
+    """The same with null in place of `auto` for a method's p."""
+    others = OmegaConf.select(given, "method.then")
+    for section in [OmegaConf.select(given, "method"), *(others if OmegaConf.is_list(others) else [])]:
+        if OmegaConf.is_dict(section) and section.get("p") == "auto":
+            section["p"] = None
+    return given
 
 
 def _with_words_on_and_off(given: Any) -> Any:

@@ -102,9 +102,9 @@ def predict_method(config: Config, drawer: Drawer, sizes: Sizes, link: Link) -> 
 def values_averaged(config: Config, sizes: Sizes) -> float:
     """The length of what a method averages each time that it acts; 0 for one that averages nothing, or is not ours."""
     method = config.method
-    share = method.p
+    share = method.p or 0.0
     if method.draw == "partitioned":
-        share = 1 / Partition(config.run.seed, sizes.num_parameters, method.p).num_parts
+        share = 1 / Partition(config.run.seed, sizes.num_parameters, method.known_p).num_parts
     return {
         "papa": sizes.num_parameters + sizes.num_statistics,
         "papa_all": sizes.num_parameters + sizes.num_statistics + 3 * sizes.num_channels * method.repair,

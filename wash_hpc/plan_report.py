@@ -39,6 +39,7 @@ def describe(
         ("members", f"{it.num_members}"),
         ("parameters", f"{it.num_parameters:,} in {it.num_layers} layers"),
         ("steps", f"{it.num_steps:,}, {it.num_exchanges:,} of them with an exchange"),
+        *(("p", sentence) for sentence in it.chosen_p),
         ("values moved", f"{it.values_moved_per_exchange:,.0f} by a member in an exchange"),
         ("messages", f"{it.messages_per_exchange:.4g} by a member in an exchange, {it.messages_per_step:.4g} a step"),
         ("sent", f"{format_bytes(it.bytes_sent_per_exchange)} by a member in an exchange"),

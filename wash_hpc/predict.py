@@ -24,7 +24,7 @@ from wash_hpc.errors import ConfigError
 from wash_hpc.memory import Activations, StepMemory, bytes_kept, count_activations, gpus_in_question, step_memory
 from wash_hpc.method_cost import LayerShare, MethodCost, Sizes, predict_method, share_out
 from wash_hpc.methods import each_method, require_methods
-from wash_hpc.methods.drawing import make_drawer
+from wash_hpc.methods.drawing import describe_chosen_p, make_drawer
 from wash_hpc.methods.due import counted_in_steps
 from wash_hpc.models import build_model
 from wash_hpc.optimizer import num_state_rows
@@ -115,6 +115,7 @@ class Prediction:
             the copy that evaluation uses, `average.*` and what DiLoCo keeps; without activations.
         step_memory: with activations, and how many ranks a GPU takes.
         data_assumed: the data set is not there; its published size was taken.
+        chosen_p: what `method.p=auto` comes to, a sentence for each method that has it.
     """
 
     methods: list[MethodCost]
@@ -145,6 +146,7 @@ class Prediction:
     memory_bytes: int
     step_memory: StepMemory
     data_assumed: bool
+    chosen_p: list[str]
 
 
 def read_facts(file: Path, overrides: list[str], members: int | None, usual_members: int = 4) -> Facts:
@@ -171,9 +173,11 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
     per_epoch = steps_per_epoch(facts.num_train, config.data.batch_size)
     num_parts = config.train.accumulate * (num_members if config.method.name == "data_parallel" else 1)
     num_images = -(-config.data.batch_size // num_parts)
+    num_steps = config.train.steps or config.train.epochs * per_epoch
+    methods = each_method(config, num_steps)
     return Facts(
         config=config,
-        drawers=[make_drawer(one, flat, num_members, _nodes(one, num_members)) for one in each_method(config)],
+        drawers=[make_drawer(one, flat, num_members, _nodes(one, num_members)) for one in methods],
         layer_names=[layer.name for layer in merge_layers(flat.layers, config.method.layer)],
         sizes=Sizes(
             num_parameters=flat.values.numel(),
@@ -181,7 +185,7 @@ def read_facts(file: Path, overrides: list[str], members: int | None, usual_memb
             num_channels=num_hidden_channels(model),
             num_rows_kept=len(flat.rows),
             item_size=flat.values.element_size(),
-            num_steps=config.train.steps or config.train.epochs * per_epoch,
+            num_steps=num_steps,
             steps_per_epoch=per_epoch,
         ),
         dtype=flat.values.dtype,
@@ -203,7 +207,7 @@ def calibrate_link(comm: Comm, facts: Facts) -> Calibration:
         if not facts.exchanges:
             method = facts.config.method
             raise ConfigError(
-                f"method.name={method.name} method.p={method.p:g}: nothing is ever exchanged, or to be calibrated"
+                f"method.name={method.name} method.p={method.p}: nothing is ever exchanged, or to be calibrated"
             )
     return calibrate(comm, facts.drawer, facts.dtype)
 
@@ -221,13 +225,13 @@ def predict(facts: Facts, link: Link) -> Prediction:
     _check_link(link)
     method, drawer, sizes = facts.config.method, facts.drawer, facts.sizes
     item, size = sizes.item_size, sizes.num_parameters
-    costs = [
-        predict_method(one, drawer, sizes, link)
-        for one, drawer in zip(each_method(facts.config), facts.drawers, strict=True)
-    ]
+    methods = each_method(facts.config, sizes.num_steps)
+    costs = [predict_method(one, drawer, sizes, link) for one, drawer in zip(methods, facts.drawers, strict=True)]
     first, traffic = costs[0], costs[0].traffic
     shuffles = first.name == "wash" and first.num_exchanges > 0
-    batching = advise_batching(traffic, method.every, method.p, first.num_exchanges) if shuffles else None
+    batching = (
+        advise_batching(traffic, method.every, methods[0].method.known_p, first.num_exchanges) if shuffles else None
+    )
     draw = measure_draw(drawer, facts.num_rows) if shuffles else DrawCost()
     ring = 2 * (drawer.num_members - 1) / drawer.num_members * size * item
     kept = bytes_kept(facts.config, sizes, costs, facts.drawers)
@@ -261,6 +265,11 @@ def predict(facts: Facts, link: Link) -> Prediction:
         memory_bytes=kept,
         step_memory=step_memory(kept, facts.activations, gpus_in_question()),
         data_assumed=facts.data_assumed,
+        chosen_p=[
+            describe_chosen_p(one, sizes.num_steps)
+            for given, one in zip(facts.config.methods, methods, strict=True)
+            if given.p is None
+        ],
     )
 
 

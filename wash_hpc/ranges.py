@@ -221,7 +221,12 @@ def _training_rules(config: Config) -> list[Rule]:
 
 def _method_rules(method: SingleMethodConfig, optimizer: OptimizerConfig, where: str) -> list[Rule]:
     rules: list[Rule] = [
-        ("p", method.p, 0 <= method.p <= 1, "a probability in [0, 1]"),
+        (
+            "p",
+            "auto" if method.p is None else method.p,
+            method.name == "wash" if method.p is None else 0 <= method.p <= 1,
+            "a probability in [0, 1], or auto with method.name=wash",
+        ),
         ("every", method.every, method.every >= 1, "at least 1, or 0 for the method's own"),
         ("start", method.start, method.start >= 0, "0 or more"),
         ("stop", method.stop, _at_least(method.start, method.stop), "method.start or more, or null"),
@@ -252,7 +257,7 @@ def _method_rules(method: SingleMethodConfig, optimizer: OptimizerConfig, where:
             method.p_schedule == "constant" or method.draw == "random",
             "constant with method.draw=partitioned, which takes each position equally often",
         ),
-        ("draw", method.draw, method.draw == "random" or method.p > 0, "random with method.p=0"),
+        ("draw", method.draw, method.draw == "random" or method.p != 0, "random with method.p=0"),
         ("outer_lr", method.outer_lr, method.outer_lr > 0, "above 0"),
         ("outer_momentum", method.outer_momentum, 0 <= method.outer_momentum < 1, "in [0, 1)"),
     ]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.support import TINY, equal_weights, final_weights, mpirun, tiny_config, train
+from wash_hpc.config import load_run_config
 from wash_hpc.data.regularize import describe_regularization
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.methods.drawing import make_drawer
@@ -50,6 +51,13 @@ def test_probability_zero_is_independent_runs_bit_for_bit_and_sends_nothing(tmp_
     assert equal_weights(zero, independent)
     assert read_summary(zero).bytes_sent_per_member == 0
     assert read_metrics(zero).bytes_sent.max() == 0
+
+
+def test_p_auto_is_the_number_that_it_says_bit_for_bit_and_is_written_down_as_it_was_given(tmp_path):
+    given = train(tmp_path, "given", 2, "method.p=1")
+    auto = train(tmp_path, "auto", 2, "method.p=auto")  # one, in eight steps
+    assert equal_weights(given, auto)
+    assert load_run_config(auto).method.p is None
 
 
 def test_a_single_member_is_left_as_it_is(tmp_path):

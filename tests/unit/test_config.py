@@ -247,6 +247,12 @@ def test_a_method_of_then_can_be_changed_by_its_number():
         (["method.quarantine=true", "method.then=[{name: papa}]"], "method.quarantine=True: expected false with"),
         (["method.then=[{name: wash, overlap: true}]"], "method.overlap=True: expected false with"),
         (["method.name=sparta", "method.draw=partitioned", "method.p_schedule=lr"], "method.p_schedule=lr: expected"),
+        (
+            ["method.name=sparta", "method.p=auto"],
+            "method.p=auto: expected a probability .* auto with method.name=wash",
+        ),
+        (["method.then=[{name: sparta, p: auto}]"], r"method.then\[0\].p=auto: expected a prob"),
+        (["method.p=automatic"], "method.p: Value .automatic. of type .str. could not be converted"),
         (["method.name=sparta", "method.draw=partitioned", "method.p=0"], "method.draw=partitioned: expected random"),
         (["method.name=diloco", "method.outer_lr=0"], "method.outer_lr=0.0: expected above 0"),
         (["method.name=diloco", "method.outer_momentum=1"], "method.outer_momentum=1.0: expected in"),

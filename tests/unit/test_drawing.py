@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from tests.support import tiny_config
 from wash_hpc.config import MethodConfig
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.methods.drawing import make_drawer, mean_p_factor, p_factor, why_hardly_any
+from wash_hpc.methods.drawing import (
+    AUTO_SHUFFLES,
+    describe_chosen_p,
+    make_drawer,
+    mean_p_factor,
+    p_factor,
+    why_hardly_any,
+    with_chosen_p,
+)
 from wash_hpc.methods.due import counted_in_steps, due_steps, is_due, why_never_due
 from wash_hpc.models import build_model
 from wash_hpc.optimizer import learning_rate
@@ -87,6 +95,49 @@ def test_the_mean_factor_is_that_of_the_steps_that_are_due(kind, every, start):
     config = tiny_config(f"method.p_schedule={kind}", f"method.every={every}", f"method.start={start}")
     due = [p_factor(config, step, 40) for step in range(1, 41) if is_due(config.method, step)]
     assert mean_p_factor(config, 40) == pytest.approx(sum(due) / len(due))
+
+
+@given(st.sampled_from(["constant", "lr", "cosine"]), st.integers(1, 4), st.integers(0, 300), st.integers(1, 2000))
+def test_p_auto_shuffles_a_parameter_of_the_first_layer_as_often_in_a_run_of_any_length(kind, every, start, num_steps):
+    overrides = ["method.p=auto", f"method.p_schedule={kind}", f"method.every={every}", f"method.start={start}"]
+    config = tiny_config(*overrides)
+    chosen = with_chosen_p(config, num_steps).method
+    assert (config.method.p, replace(config.method, p=chosen.p)) == (None, chosen)
+    due = [step for step in range(1, num_steps + 1) if is_due(chosen, step)]
+    shuffles = chosen.known_p * sum(p_factor(config, step, num_steps) for step in due)
+    assert 0 < chosen.known_p <= 1
+    if chosen.known_p < 1:
+        assert shuffles == pytest.approx(AUTO_SHUFFLES, rel=1e-3)
+    else:
+        assert shuffles <= AUTO_SHUFFLES * 1.001
+
+
+def test_a_p_that_is_given_stays_as_it_is():
+    config = tiny_config("method.p=0.25")
+    assert with_chosen_p(config, 10) is config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_steps", "expected"),
+    [
+        ([], 1600, "method.p=auto: 0.1, by which a parameter of the first layer is shuffled 160 times"),
+        (["method.every=2"], 1600, "method.p=auto: 0.2, by which a parameter of the first layer is shuffled 160 times"),
+        (
+            [],
+            40,
+            "method.p=auto: 1, by which a parameter of the first layer is shuffled 40 times; no p gives more in so few "
+            "exchanges",
+        ),
+        (
+            ["method.p_schedule=linear"],
+            1601,
+            "method.p=auto: 0.2 at its largest, by which a parameter of the first layer is shuffled 160 times",
+        ),
+    ],
+)
+def test_what_auto_came_to_is_said(overrides, num_steps, expected):
+    config = with_chosen_p(tiny_config("method.p=auto", *overrides), num_steps)
+    assert describe_chosen_p(config, num_steps) == expected
 
 
 @given(st.one_of(st.just(0.0), st.floats(1e-9, 1)), st.integers(1, 50))

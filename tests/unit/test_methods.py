@@ -22,11 +22,17 @@ def test_every_method_that_the_configuration_knows_has_a_class_and_the_other_way
 
 def test_each_method_of_a_combination_gets_its_own_options_and_no_others():
     config = tiny_config("method.p=0.4", "method.stop=9", "method.then=[{name: papa, start: 9}, {name: diloco}]")
-    first, second, third = each_method(config)
+    first, second, third = each_method(config, 100)
     assert (first.method.name, first.method.p, first.method.stop, first.method.then) == ("wash", 0.4, 9, [])
     assert (second.method.name, second.method.start, second.method.every) == ("papa", 9, 10)
     assert (third.method.name, third.method.start, third.method.every) == ("diloco", 0, 100)
     assert all(isinstance(one, Config) and one.run == config.run for one in (first, second, third))
+
+
+def test_each_method_of_a_combination_has_a_p_for_its_own_window():
+    config = tiny_config("method.p=auto", "method.stop=400", "method.then=[{name: wash, start: 400, p: auto}]")
+    assert [one.p for one in config.methods] == [None, None]
+    assert [one.method.p for one in each_method(config, 1200)] == [0.4, 0.2]
 
 
 def test_a_name_that_is_no_method_is_refused_wherever_it_stands():

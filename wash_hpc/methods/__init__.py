@@ -195,21 +195,27 @@ def require_methods(config: Config) -> None:
             raise refuse_unknown(f"{section_of(number)}.name", method.name, method_names())
 
 
-def each_method(config: Config) -> list[Config]:
-    """The configuration once for each of its methods, with that one as its only method."""
-    return [replace(config, method=replace(config.method, **vars(method) | {"then": []})) for method in config.methods]
+def each_method(config: Config, num_steps: int) -> list[Config]:
+    """The configuration once for each of its methods, with that one as its only method, and a number for its p."""
+    from wash_hpc.methods.drawing import with_chosen_p
+
+    alone = [replace(config, method=replace(config.method, **vars(method) | {"then": []})) for method in config.methods]
+    return [with_chosen_p(one, num_steps) for one in alone]
 
 
 def make_method(context: Context) -> Method:
     """The method of a configuration, and those of `method.then`, for this rank's member. Collective over the world."""
-    made = [
-        class_of_method(one.method.name)(replace(context, config=one, number=number))
-        for number, one in enumerate(each_method(context.config))
-    ]
+    from wash_hpc.methods.chain import Chain
+    from wash_hpc.methods.drawing import describe_chosen_p
+
+    made = []
+    for number, one in enumerate(each_method(context.config, context.num_steps)):
+        method = class_of_method(one.method.name)(replace(context, config=one, number=number))
+        if context.config.methods[number].p is None:
+            method.notes = (describe_chosen_p(one, context.num_steps), *method.notes)
+        made.append(method)
     if len(made) == 1:
         return made[0]
-    from wash_hpc.methods.chain import Chain
-
     return Chain(context, made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,10 @@ from wash_hpc.shuffle.topology import Topology
 
 if TYPE_CHECKING:
     from wash_hpc.parallel.world import World
+
+
+AUTO_SHUFFLES = 160.0
+"""Shuffles of a parameter of the first layer over the whole run where `method.p` is auto."""
 
 
 def make_drawer(config: Config, flat: Flat, num_members: int, nodes: tuple[int, ...] = (), number: int = 0) -> Drawer:
@@ -35,10 +40,36 @@ def make_drawer(config: Config, flat: Flat, num_members: int, nodes: tuple[int, 
         seed=config.run.seed,
         topology=Topology(num_members, method.topology, method.every, nodes, method.node_ratio),
         layer_sizes=[layer.size for layer in layers],
-        probabilities=layer_probabilities(method.schedule, method.p, len(layers)),
+        probabilities=layer_probabilities(method.schedule, method.known_p, len(layers)),
         permutation=method.permutation,
         number=number,
     )
+
+
+def with_chosen_p(config: Config, num_steps: int) -> Config:
+    """The same with a number where `method.p` is auto.
+
+    What decides whether members can be averaged is how often a parameter is shuffled in the whole run (see
+    docs/results.md), so p is what makes that AUTO_SHUFFLES in the first layer, or 1 where there are fewer exchanges.
+
+    Args:
+        config: of the run, with one method.
+        num_steps: of the whole run.
+    """
+    if config.method.p is not None:
+        return config
+    most = len(due_steps(config.method, num_steps)) * mean_p_factor(config, num_steps)  # shuffles with p = 1
+    p = AUTO_SHUFFLES / most if most > AUTO_SHUFFLES else 1.0
+    return replace(config, method=replace(config.method, p=float(f"{p:.4g}")))
+
+
+def describe_chosen_p(config: Config, num_steps: int) -> str:
+    """What `method.p=auto` came to in a run of so many steps; `config` has one method, with the p that was chosen."""
+    p = config.method.known_p
+    shuffles = p * mean_p_factor(config, num_steps) * len(due_steps(config.method, num_steps))
+    few = "; no p gives more in so few exchanges" if shuffles < 0.99 * AUTO_SHUFFLES else ""
+    peak = "" if config.method.p_schedule == "constant" else " at its largest"
+    return f"method.p=auto: {p:g}{peak}, by which a parameter of the first layer is shuffled {shuffles:.0f} times{few}"
 
 
 def nodes_of_members(config: Config, world: World) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ def make_twins(config: Config, members: Members, source: Source, num_steps: int,
     """
     twins = [
         _make_twin(one, members, source, num_steps, steps_per_epoch, number)
-        for number, one in enumerate(each_method(config))
+        for number, one in enumerate(each_method(config, num_steps))
     ]
     return [twin for twin in twins if twin is not None]
 
@@ -128,11 +128,11 @@ def _papa_all(config: Config, source: Source) -> Twin:
 def _sparta(config: Config, members: Members, num_steps: int, number: int) -> Twin:
     seed, size, method = config.run.seed, members[0].flat.values.numel(), config.method
     # One layer, whose probability is p: as Drawer's, one parameter at a time.
-    drawer = Drawer(seed, len(members), [size], np.array([method.p]), number=number)
+    drawer = Drawer(seed, len(members), [size], np.array([method.known_p]), number=number)
 
     def average_some(members: Members, step: int) -> None:
         if method.draw == "partitioned":
-            partition = Partition(seed, size, method.p, number)
+            partition = Partition(seed, size, method.known_p, number)
             positions = partition_slowly(partition, (step - method.start) // method.every - 1)
         else:
             positions = draw_slowly(drawer.scaled(p_factor(config, step, num_steps)), step).positions.tolist()

@@ -29,7 +29,7 @@ class Sparta(Method):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         seed, number, size = context.config.run.seed, context.number, self.flat.values.numel()
-        num_members, p = context.world.layout.num_members, self.config.p
+        num_members, p = context.world.layout.num_members, self.config.known_p
         self._drawer = Drawer(seed, num_members, [size], np.array([p]), number=number)
         self._partition = Partition(seed, size, p, number) if self.config.draw == "partitioned" else None
         self._ahead = Ahead(self._pick)
