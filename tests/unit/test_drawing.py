@@ -120,8 +120,8 @@ def test_a_p_that_is_given_stays_as_it_is():
 @pytest.mark.parametrize(
     ("overrides", "num_steps", "expected"),
     [
-        ([], 1600, "method.p=auto: 0.1, by which a parameter of the first layer is shuffled 160 times"),
-        (["method.every=2"], 1600, "method.p=auto: 0.2, by which a parameter of the first layer is shuffled 160 times"),
+        ([], 1000, "method.p=auto: 0.1, by which a parameter of the first layer is shuffled 100 times"),
+        (["method.every=2"], 1000, "method.p=auto: 0.2, by which a parameter of the first layer is shuffled 100 times"),
         (
             [],
             40,
@@ -130,8 +130,8 @@ def test_a_p_that_is_given_stays_as_it_is():
         ),
         (
             ["method.p_schedule=linear"],
-            1601,
-            "method.p=auto: 0.2 at its largest, by which a parameter of the first layer is shuffled 160 times",
+            1001,
+            "method.p=auto: 0.2 at its largest, by which a parameter of the first layer is shuffled 100 times",
         ),
     ],
 )

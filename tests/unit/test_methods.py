@@ -32,7 +32,7 @@ def test_each_method_of_a_combination_gets_its_own_options_and_no_others():
 def test_each_method_of_a_combination_has_a_p_for_its_own_window():
     config = tiny_config("method.p=auto", "method.stop=400", "method.then=[{name: wash, start: 400, p: auto}]")
     assert [one.p for one in config.methods] == [None, None]
-    assert [one.method.p for one in each_method(config, 1200)] == [0.4, 0.2]
+    assert [one.method.p for one in each_method(config, 1200)] == [0.25, 0.125]
 
 
 def test_a_name_that_is_no_method_is_refused_wherever_it_stands():

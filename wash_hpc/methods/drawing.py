@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wash_hpc.parallel.world import World
 
 
-AUTO_SHUFFLES = 160.0
+AUTO_SHUFFLES = 100.0
 """Shuffles of a parameter of the first layer over the whole run where `method.p` is auto."""
 
 
