@@ -27,7 +27,7 @@ _mpi_ranks: dict[str, int] = {}
 _groups: dict[str, str] = {}
 _num_mpi_tests: Counter[int] = Counter()
 _num_by_group: Counter[str] = Counter()
-_GROUPS = ("slurm", "fashion_mnist", "small_disk", "browser", "gpu")
+_GROUPS = ("slurm", "fashion_mnist", "small_disk", "slow_links", "browser", "gpu")
 _warm_python: list[WarmPython] = []
 
 

@@ -29,7 +29,9 @@ import numpy as np
 from bench_common import describe_machine
 from hosted_run import PATIENCE_SECONDS, POLL_SECONDS, Run
 from network_probe import LEAST_SHARE, Found, probe, require
-from shaped_network import Link, Network, NetworkError, find_netem, find_obstacle, format_rate, parse_link
+from private_host import NetworkError
+from shaped_network import Network, find_netem, find_obstacle
+from slow_link import Link, format_rate, parse_link
 
 from wash_hpc.config import Config, load_config
 from wash_hpc.data.source import steps_per_epoch

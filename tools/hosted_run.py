@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from shaped_network import DEVICE, Network, NetworkError
+from private_host import DEVICE, NetworkError
+from shaped_network import Network
 
 from wash_hpc.config import Config, dump_config
 from wash_hpc.errors import WashError

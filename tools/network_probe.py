@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from delayed_wire import in_network
-from shaped_network import Link, Network, NetworkError, format_rate
+from private_host import NetworkError
+from shaped_network import Network
+from slow_link import Link, format_rate
 
 SECONDS = 0.6  # of a transfer, and 30 round trips for TCP to find the rate
 MESSAGES = 10

@@ -18,7 +18,9 @@ sys.path.insert(0, "tools")  # where it finds its neighbours
 
 import bench_links
 from network_probe import Found, probe, require
-from shaped_network import Link, Network, NetworkError, find_obstacle, parse_link, shaping_commands
+from private_host import NetworkError
+from shaped_network import Network, find_obstacle
+from slow_link import Link, parse_link, shaping_commands
 
 RATE = 10e6
 TOOL = [sys.executable, "tools/bench_links.py"]
@@ -56,6 +58,7 @@ def measured(_may_make_networks: None, tmp_path_factory: pytest.TempPathFactory)
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow_links
 def test_a_step_over_a_slow_link_takes_as_long_as_its_bytes(measured):
     (row,) = measured["rows"]
     assert (row["link"], row["method"]) == ("10 Mbit/s", "data_parallel")
@@ -67,12 +70,14 @@ def test_a_step_over_a_slow_link_takes_as_long_as_its_bytes(measured):
     assert row["over_independent"] is None
 
 
+@pytest.mark.slow_links
 def test_the_link_was_measured_before_it_was_used(measured):
     link = measured["links"]["10 Mbit/s"]
     assert link["rate"] == RATE
     assert 0 < link["found"]["rate"] <= link["found"]["highest_rate"] < 1.05 * RATE
 
 
+@pytest.mark.slow_links
 @pytest.mark.usefixtures("_may_make_networks")
 def test_a_link_has_the_delay_that_it_is_called_by_and_nothing_is_left_of_its_network(tmp_path):
     link = Link(RATE, 0.02)
@@ -86,6 +91,7 @@ def test_a_link_has_the_delay_that_it_is_called_by_and_nothing_is_left_of_its_ne
     assert [pid for pid in held if Path(f"/proc/{pid}").exists()] == []
 
 
+@pytest.mark.slow_links
 @pytest.mark.usefixtures("_may_make_networks")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_or_killed_benchmark_leaves_no_process(tmp_path, number):
