@@ -14,6 +14,9 @@ from wash_hpc.errors import ConfigError
 if TYPE_CHECKING:
     from wash_hpc.config import SingleMethodConfig
 
+SHUFFLES = (100, 200)
+"""Of a parameter over a run, p x exchanges: what has made soups as good as ensembles (docs/results.md)."""
+
 WINDOW = ("every", "start", "stop")
 """The options by which `due.is_due` says when a method acts."""
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.support import tiny_config
 from wash_hpc.config import MethodConfig
 from wash_hpc.ensemble.flat import Flat
+from wash_hpc.method_kinds import SHUFFLES
 from wash_hpc.methods.drawing import (
-    AUTO_SHUFFLES,
     describe_chosen_p,
     make_drawer,
     mean_p_factor,
@@ -107,9 +107,9 @@ def test_p_auto_shuffles_a_parameter_of_the_first_layer_as_often_in_a_run_of_any
     shuffles = chosen.known_p * sum(p_factor(config, step, num_steps) for step in due)
     assert 0 < chosen.known_p <= 1
     if chosen.known_p < 1:
-        assert shuffles == pytest.approx(AUTO_SHUFFLES, rel=1e-3)
+        assert shuffles == pytest.approx(SHUFFLES[0], rel=1e-3)
     else:
-        assert shuffles <= AUTO_SHUFFLES * 1.001
+        assert shuffles <= SHUFFLES[0] * 1.001
 
 
 def test_a_p_that_is_given_stays_as_it_is():

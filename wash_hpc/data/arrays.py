@@ -18,7 +18,7 @@ from torch import Tensor
 from wash_hpc.config import Config
 from wash_hpc.data.augment import apply_shifts, draw_shifts, no_shifts
 from wash_hpc.data.feed import Draws, feed_evaluation, feed_statistics, feed_training
-from wash_hpc.data.source import Batch, Positions, Shard, Split, choose_trained, split_held_out
+from wash_hpc.data.source import Batch, Positions, Shard, Split, divide_training_set
 from wash_hpc.data.transfer import send
 from wash_hpc.errors import DataError
 
@@ -34,6 +34,9 @@ class Images:
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def at(self, positions: Positions) -> Images:
         """The images at these positions, in this order."""
@@ -123,12 +126,7 @@ class ArraySource:
     """
 
     def __init__(self, images: ArraySet, config: Config, device: torch.device) -> None:
-        train, held_out = images.train, images.held_out
-        if held_out is None:
-            kept, away = split_held_out(0, len(train.labels), config.data.held_out)
-            train, held_out = train.at(kept), train.at(away)
-        if config.data.train_share < 1:
-            train = train.at(choose_trained(len(train.labels), config.data.train_share))
+        train, held_out = divide_training_set(images.train, images.held_out, config.data)
         self.num_classes = images.num_classes
         channels, height, width = train.pixels.shape[1:]
         self.image_shape: tuple[int, ...] = (channels, height, width)

@@ -21,7 +21,7 @@ from wash_hpc.data.bad_files import BadFiles, Request
 from wash_hpc.data.decode import decode
 from wash_hpc.data.encoded import EncodedImages, Splits
 from wash_hpc.data.feed import feed_evaluation, feed_statistics, feed_training
-from wash_hpc.data.source import Batch, Positions, Shard, Split, choose_trained, split_held_out
+from wash_hpc.data.source import Batch, Positions, Shard, Split, divide_training_set
 from wash_hpc.errors import DataError
 from wash_hpc.machine import machine_name, remembered_share
 from wash_hpc.seeds import Stream, generator
@@ -43,12 +43,7 @@ class ImageSource:
     """
 
     def __init__(self, splits: Splits, config: Config, device: torch.device) -> None:
-        train, held_out = splits.train, splits.held_out
-        if held_out is None:
-            kept, away = split_held_out(0, len(train), config.data.held_out)
-            train, held_out = train.at(kept), train.at(away)
-        if config.data.train_share < 1:
-            train = train.at(choose_trained(len(train), config.data.train_share))
+        train, held_out = divide_training_set(splits.train, splits.held_out, config.data)
         self.num_classes = splits.num_classes
         self.image_shape: tuple[int, ...] = (3, config.data.image_size, config.data.image_size)
         self.num_train = len(train)

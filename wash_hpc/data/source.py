@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wash_hpc.config import DataConfig
 from wash_hpc.errors import ConfigError
 from wash_hpc.seeds import Stream, generator
 
@@ -165,6 +166,35 @@ def split_held_out(seed_of_split: int, num_images: int, share: float) -> tuple[P
     order = generator(seed_of_split, Stream.SPLIT).permutation(num_images)
     num_held_out = round(num_images * share)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+
+
+class Selectable(Protocol):
+    """Images of which some can be taken."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def at(self, positions: Positions) -> Self:
+        """Those at these positions, in this order."""
+
+
+Some = TypeVar("Some", bound=Selectable)
+
+
+def divide_training_set(train: Some, held_out: Some | None, data: DataConfig) -> tuple[Some, Some]:
+    """What is trained on, and what is held out.
+
+    Args:
+        train: all training images.
+        held_out: where the set has such a split of its own.
+        data: `held_out` and `train_share` are read.
+    """
+    if held_out is None:
+        kept, away = split_held_out(0, len(train), data.held_out)
+        train, held_out = train.at(kept), train.at(away)
+    if data.train_share < 1:
+        train = train.at(choose_trained(len(train), data.train_share))
+    return train, held_out
 
 
 def choose_trained(num_images: int, share: float) -> Positions:

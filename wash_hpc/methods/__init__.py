@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
 from wash_hpc.method_kinds import KINDS, Kind, section_of
+from wash_hpc.methods.drawing import describe_chosen_p, with_chosen_p
 from wash_hpc.methods.due import counted_in_steps, is_due, why_never_due
 
 if TYPE_CHECKING:
@@ -197,17 +198,12 @@ def require_methods(config: Config) -> None:
 
 def each_method(config: Config, num_steps: int) -> list[Config]:
     """The configuration once for each of its methods, with that one as its only method, and a number for its p."""
-    from wash_hpc.methods.drawing import with_chosen_p
-
     alone = [replace(config, method=replace(config.method, **vars(method) | {"then": []})) for method in config.methods]
     return [with_chosen_p(one, num_steps) for one in alone]
 
 
 def make_method(context: Context) -> Method:
     """The method of a configuration, and those of `method.then`, for this rank's member. Collective over the world."""
-    from wash_hpc.methods.chain import Chain
-    from wash_hpc.methods.drawing import describe_chosen_p
-
     made = []
     for number, one in enumerate(each_method(context.config, context.num_steps)):
         method = class_of_method(one.method.name)(replace(context, config=one, number=number))
@@ -216,6 +212,8 @@ def make_method(context: Context) -> Method:
         made.append(method)
     if len(made) == 1:
         return made[0]
+    from wash_hpc.methods.chain import Chain
+
     return Chain(context, made)
 
 

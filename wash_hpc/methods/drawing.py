@@ -10,6 +10,7 @@ import numpy as np
 
 from wash_hpc.config import Config
 from wash_hpc.ensemble.flat import Flat, merge_layers
+from wash_hpc.method_kinds import SHUFFLES
 from wash_hpc.methods.due import due_steps
 from wash_hpc.optimizer import relative_learning_rate
 from wash_hpc.shuffle.draw import Drawer
@@ -18,10 +19,6 @@ from wash_hpc.shuffle.topology import Topology
 
 if TYPE_CHECKING:
     from wash_hpc.parallel.world import World
-
-
-AUTO_SHUFFLES = 100.0
-"""Shuffles of a parameter of the first layer over the whole run where `method.p` is auto."""
 
 
 def make_drawer(config: Config, flat: Flat, num_members: int, nodes: tuple[int, ...] = (), number: int = 0) -> Drawer:
@@ -50,7 +47,7 @@ def with_chosen_p(config: Config, num_steps: int) -> Config:
     """The same with a number where `method.p` is auto.
 
     What decides whether members can be averaged is how often a parameter is shuffled in the whole run (see
-    docs/results.md), so p is what makes that AUTO_SHUFFLES in the first layer, or 1 where there are fewer exchanges.
+    docs/results.md), so p is what makes that the least of SHUFFLES in the first layer; 1 where it cannot be so many.
 
     Args:
         config: of the run, with one method.
@@ -58,16 +55,21 @@ def with_chosen_p(config: Config, num_steps: int) -> Config:
     """
     if config.method.p is not None:
         return config
-    most = len(due_steps(config.method, num_steps)) * mean_p_factor(config, num_steps)  # shuffles with p = 1
-    p = AUTO_SHUFFLES / most if most > AUTO_SHUFFLES else 1.0
+    most = most_shuffles(config, num_steps)
+    p = SHUFFLES[0] / most if most > SHUFFLES[0] else 1.0
     return replace(config, method=replace(config.method, p=float(f"{p:.4g}")))
+
+
+def most_shuffles(config: Config, num_steps: int) -> float:
+    """How often a parameter of the first layer would be shuffled in the run with p = 1, by `method.p_schedule`."""
+    return len(due_steps(config.method, num_steps)) * mean_p_factor(config, num_steps)
 
 
 def describe_chosen_p(config: Config, num_steps: int) -> str:
     """What `method.p=auto` came to in a run of so many steps; `config` has one method, with the p that was chosen."""
     p = config.method.known_p
-    shuffles = p * mean_p_factor(config, num_steps) * len(due_steps(config.method, num_steps))
-    few = "; no p gives more in so few exchanges" if shuffles < 0.99 * AUTO_SHUFFLES else ""
+    shuffles = p * most_shuffles(config, num_steps)
+    few = "; no p gives more in so few exchanges" if shuffles < 0.99 * SHUFFLES[0] else ""
     peak = "" if config.method.p_schedule == "constant" else " at its largest"
     return f"method.p=auto: {p:g}{peak}, by which a parameter of the first layer is shuffled {shuffles:.0f} times{few}"
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from wash_hpc.method_kinds import kind_of
+from wash_hpc.method_kinds import SHUFFLES, kind_of
 
 ALL_EQUAL = {"papa_all", "local_sgd", "diloco", "data_parallel"}  # whose members are equal by design now and then
-SHUFFLES = (100, 200)  # of a position over a run, p x steps: what has made soups as good as ensembles
 _AIM = 150
 _KNOWN = f"what counts is shuffles of a position over the run, p x exchanges, {SHUFFLES[0]} to {SHUFFLES[1]}"
 _SAME_INIT = "ensemble.same_init=true"

@@ -81,7 +81,7 @@ class Judged:
     @property
     def num_failed(self) -> int:
         """Rows in which averaging failed."""
-        return sum(row.gap > self.points for row in self.rows)
+        return sum(row.failed(self.points) for row in self.rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,7 +164,7 @@ def _row_table(judged: Judged, markdown: bool) -> str:
     table = []
     for row in judged.rows:
         numbers = [_short(getattr(row, name)) for name in _COLUMNS.values()]
-        outcome = "failed" if row.gap > judged.points else "held"
+        outcome = "failed" if row.failed(judged.points) else "held"
         table.append([row.run, str(row.step), *numbers, f"{row.gap:.2f}", outcome])
     return _table(["run", "step", *_COLUMNS, "soup under ensemble, points", "averaging"], table, markdown)
 
@@ -190,7 +190,7 @@ def _sentences(judged: Judged) -> list[str]:
         f"Fitted on {', '.join(judged.fitted)}; judged by the {judged.num_others} rows of the others. Saying that "
         f"averaging always {'fails' if failed else 'holds'}, as in most fitted rows, is right in {right} of these."
     ]
-    failures = {row.name for row in judged.rows if row.gap > judged.points}
+    failures = {row.name for row in judged.rows if row.failed(judged.points)}
     items = []
     for verdict in judged.verdicts:
         name = PREDICTORS[verdict.predictor]
@@ -227,7 +227,7 @@ def _short(value: float) -> str:
 
 def _flat(row: Row, points: float) -> dict[str, Any]:
     """A row with what follows from it; nothing in place of what is not a number."""
-    numbers = {**asdict(row), **row.case(points).values, "failed": row.gap > points}
+    numbers = {**asdict(row), **row.case(points).values, "failed": row.failed(points)}
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in numbers.items()
     }

@@ -96,9 +96,13 @@ class Row:
         """As `estimate_middle`, of the second difference."""
         return rise_in_one_quadratic(self.difference_middle, self.distance)
 
+    def failed(self, points: float) -> bool:
+        """Whether averaging did: the soup is over so many points of accuracy under the ensemble."""
+        return self.gap > points
+
     def case(self, points: float) -> Case:
-        """What conditions are fitted on and judged by; averaging failed where the gap is over so many points."""
-        return Case(self.name, self.gap > points, {name: getattr(self, name) for name in PREDICTORS})
+        """What conditions are fitted on and judged by."""
+        return Case(self.name, self.failed(points), {name: getattr(self, name) for name in PREDICTORS})
 
 
 def read_rows(paths: Sequence[Path], steps: Collection[int] | None) -> tuple[list[Row], list[str]]:
