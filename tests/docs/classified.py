@@ -51,6 +51,8 @@ RUN_AS = {
 ELSEWHERE = {
     "tests/training/test_evidence.py::test_the_set_is_trained_once_and_its_numbers_are_those_of_the_runs": (
         "make evidence",
+        "make evidence EVIDENCE_ARGS=main_3",
+        'make evidence EVIDENCE_ARGS="main_3 p"',
     ),
     "tests/training/test_compare.py::test_a_failing_row_is_named_and_the_others_are_in_the_table_with_all_columns": (
         "make compare",
