@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run from a cl
 
 import evidence_tables
 from evidence_tables import read_rows, with_tables, write_rows
+from link_tables import with_link_tables
 from warm_python import warm_ranks, with_warm_command
 
 from wash_hpc.errors import WashError
@@ -144,7 +145,7 @@ def _collect(name: str, sweep: Sweep) -> bool:
 def _write_tables() -> None:
     for document in evidence_tables.DOCUMENTS:
         before = document.read_text(encoding="utf-8")
-        after = with_tables(before)
+        after = with_link_tables(with_tables(before))
         if after != before:
             document.write_text(after, encoding="utf-8")
             print(f"{document}: written")

@@ -117,7 +117,7 @@ def _table(what: str) -> str:
     for row in rows:
         groups.setdefault(_row_name(row), []).append(row)
     lines = [[name, str(len(runs)), *(_cell(runs, column) for column in columns)] for name, runs in groups.items()]
-    return _markdown(["", "seeds", *(_TITLES.get(column, column) for column in columns)], lines)
+    return in_markdown(["", "seeds", *(_TITLES.get(column, column) for column in columns)], lines)
 
 
 def _across(rows: Sequence[Row], column: str, key: str) -> str:
@@ -135,10 +135,11 @@ def _across(rows: Sequence[Row], column: str, key: str) -> str:
         [name.replace("_", " = ", 1), *(_cell(of_row.get(value, []), column) for value in values)]
         for name, of_row in cells.items()
     ]
-    return _markdown(["", *(f"{key} = {value}" for value in values)], lines)
+    return in_markdown(["", *(f"{key} = {value}" for value in values)], lines)
 
 
-def _markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def in_markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table of these columns and rows."""
     rows = [titles, ["---"] * len(titles), *lines]
     return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
 

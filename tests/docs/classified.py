@@ -53,6 +53,8 @@ ELSEWHERE = {
         "make evidence",
         "make evidence EVIDENCE_ARGS=main_3",
         'make evidence EVIDENCE_ARGS="main_3 p"',
+        "make evidence EVIDENCE_ARGS=links",
+        "python tools/evidence.py --tables",
     ),
     "tests/training/test_compare.py::test_a_failing_row_is_named_and_the_others_are_in_the_table_with_all_columns": (
         "make compare",
@@ -91,6 +93,9 @@ ELSEWHERE = {
     ),
     "tests/training/test_links.py::test_a_step_over_a_slow_link_takes_as_long_as_its_bytes": (
         "python tools/bench_links.py [key=value ...] [--json]",
+        "python tools/bench_links.py --config configs/evidence_fashion_mnist.yaml model.name=mlp model.width=64 "
+        "train.channels_last=false data.batch_size=16 optimizer.lr=0.02 method.p=0.05 --json "
+        "> docs/evidence/links.json",
     ),
     "tests/parallel/test_calibrate.py::test_calibration_on_two_ranks": ("mpirun wash-hpc plan CONFIG --calibrate",),
     "tests/training/test_soak.py::test_a_minute_of_training_keeps_memory": (
