@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from bench_common import describe_machine
 from hosted_run import PATIENCE_SECONDS, POLL_SECONDS, Run
-from network_probe import LEAST_SHARE, Found, probe, require
+from network_probe import Found, falls_short, probe, require
 from private_host import NetworkError
 from shaped_network import Network, find_netem, find_obstacle
 from slow_link import Link, format_rate, parse_link
@@ -276,8 +276,7 @@ def in_table(found: dict[Link, Found], rows: Sequence[Row]) -> list[str]:
 
 def called(link: Link, found: Found) -> str:
     """What stands over a link's rows: its name, and what it was found to be."""
-    is_less = link.rate and found.rate < LEAST_SHARE * link.rate
-    return f"{'at most ' if is_less else ''}{link} (found: {found})"
+    return f"{'at most ' if falls_short(link.rate, found.rate) else ''}{link} (found: {found})"
 
 
 def say(line: str) -> None:

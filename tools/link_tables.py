@@ -16,7 +16,7 @@ from typing import Any
 
 import evidence_tables
 from evidence_tables import in_markdown, read_rows
-from network_probe import LEAST_SHARE
+from network_probe import falls_short
 
 from wash_hpc.errors import WashError
 
@@ -74,8 +74,7 @@ def _by_link(measured: Mapping[str, Any], cells: Mapping[tuple[str, str], str]) 
 
 
 def _called(name: str, link: Mapping[str, Any]) -> str:
-    is_less = link["rate"] and link["found"]["rate"] < LEAST_SHARE * link["rate"]
-    return f"at most {name}" if is_less else name
+    return f"at most {name}" if falls_short(link["rate"], link["found"]["rate"]) else name
 
 
 def _mean_soups() -> dict[str, dict[int, float]]:

@@ -20,6 +20,11 @@ MOST_TRANSFERS = 3  # one after the other, until TCP does
 CHUNK = bytes(2**18)
 
 
+def falls_short(rate: float | None, found: float) -> bool:
+    """Whether this machine carries clearly less than the rate of a link; None has none. Bits a second."""
+    return rate is not None and found < LEAST_SHARE * rate
+
+
 @dataclass(frozen=True)
 class Found:
     """What was found between each host and the next one.
