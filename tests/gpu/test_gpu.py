@@ -306,7 +306,8 @@ def test_the_step_is_timed_beside_a_plain_loop_on_a_gpu():
     """Leaves the figures in build/; ranks share the GPU where there are fewer GPUs than ranks."""
     for name, more in (("", []), ("_graph", ["--cuda-graph"])):
         command = [sys.executable, "tools/bench_train.py", "--device", "cuda", "--batch-size", "128", "--json", *more]
-        done = subprocess.run([*command, "--channels-last"], capture_output=True, text=True, check=False)
+        shorter = ["--rounds", "6", "--steps", "10"]  # two ranks of ResNet-50 on one GPU: half a minute
+        done = subprocess.run([*command, "--channels-last", *shorter], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         Path("build").mkdir(exist_ok=True)
         Path(f"build/bench_train_gpu{name}.json").write_text(done.stdout)
@@ -315,7 +316,7 @@ def test_the_step_is_timed_beside_a_plain_loop_on_a_gpu():
 
 def test_the_data_path_is_timed_beside_torchvisions_loader_on_a_gpu():
     """Leaves the figures in build/."""
-    sizes = ["--images", "6144", "--batch-size", "256", "--rounds", "3", "--json"]
+    sizes = ["--images", "2048", "--batch-size", "128", "--rounds", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "tools/bench_data.py", "--device", "cuda", *sizes], capture_output=True, text=True, check=False
     )
