@@ -48,8 +48,10 @@ _OF_RUN: dict[str, Callable[[Summary], float | None]] = {
     "differ": lambda run: None if run.disagreement is None else 100 * run.disagreement,
     "consensus": lambda run: run.consensus_distance,
     "sent": lambda run: run.bytes_sent_per_member,
+    "seconds": lambda run: run.wall_seconds,  # says something where nothing else ran beside it
 }
 _TITLES = {
+    "samples": "samples a member",
     "member": "mean member",
     "best": "best member",
     "soup_raw": "soup, raw",
@@ -60,6 +62,7 @@ _TITLES = {
     "consensus": "consensus distance",
     "sent": "sent per member",
     "gap": "soup - ensemble",
+    "seconds": "time",
 }
 _DEFAULT = ("member", "ensemble", "soup", "soup_raw", "greedy", "gap", "sent")
 _SEED = re.compile(r"(?:^|-)seed_(\d+)")
@@ -156,6 +159,8 @@ def _cell(rows: Sequence[Row], column: str) -> str:
     mean = statistics.fmean(values)
     if column == "sent":
         return format_bytes(mean)
+    if column == "seconds":
+        return f"{mean:,.0f} s"
     if column in {"members", "steps", "samples", "parameters"}:
         return f"{mean:,.0f}"
     digits = 3 if column == "nll" else 2

@@ -17,11 +17,11 @@ from wash_hpc.errors import WashError
 from wash_hpc.sweep.grid import read_sweep
 
 NUMBERS = """\
-run,metric,member,ensemble,soup,soup_raw,greedy,sent
-wash-p_0.1-steps_50-seed_0,accuracy,80,84,85,84,,1000
-wash-p_0.1-steps_50-seed_1,accuracy,82,86,86,85,,3000
-wash-p_0.1-steps_200-seed_0,accuracy,90,91,92,91,90,4e6
-papa-p_0-steps_50-seed_0,accuracy,81,83,50,10,80,
+run,metric,member,ensemble,soup,soup_raw,greedy,sent,samples,seconds
+wash-p_0.1-steps_50-seed_0,accuracy,80,84,85,84,,1000,51200,58
+wash-p_0.1-steps_50-seed_1,accuracy,82,86,86,85,,3000,51200,62
+wash-p_0.1-steps_200-seed_0,accuracy,90,91,92,91,90,4e6,51200,300
+papa-p_0-steps_50-seed_0,accuracy,81,83,50,10,80,,,
 """
 
 
@@ -59,12 +59,12 @@ def test_every_file_of_numbers_belongs_to_a_sweep_and_has_only_runs_of_it() -> N
 
 @pytest.mark.usefixtures("numbers")
 def test_a_row_is_mean_and_deviation_over_seeds() -> None:
-    assert lines("made_up columns=member,gap,sent") == [
-        "| | seeds | mean member | soup - ensemble | sent per member |",
-        "| --- | --- | --- | --- | --- |",
-        "| wash-p_0.1-steps_50 | 2 | 81.00 ± 1.41 | +0.50 ± 0.71 | 2 kB |",
-        "| wash-p_0.1-steps_200 | 1 | 90.00 | +1.00 | 4 MB |",
-        "| papa-p_0-steps_50 | 1 | 81.00 | -33.00 | - |",
+    assert lines("made_up columns=member,gap,sent,samples,seconds") == [
+        "| | seeds | mean member | soup - ensemble | sent per member | samples a member | time |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| wash-p_0.1-steps_50 | 2 | 81.00 ± 1.41 | +0.50 ± 0.71 | 2 kB | 51,200 | 60 s |",
+        "| wash-p_0.1-steps_200 | 1 | 90.00 | +1.00 | 4 MB | 51,200 | 300 s |",
+        "| papa-p_0-steps_50 | 1 | 81.00 | -33.00 | - | - | - |",
     ]
 
 
