@@ -21,6 +21,7 @@ from wash_hpc.method_kinds import DEFAULT, common_options, is_foreign
 _MOST_CHARACTERS = 2**16  # the longest in configs/ has 3000; YAML's scanner takes time by their square
 _MOST_LEVELS = 20  # of sections and lists in each other
 _NO_VALUE = "???"  # what OmegaConf takes for a value that is still to come
+_TEXT = ("run.name", "run.dir", "data.path")  # names that users choose: on, 007 and 1e3 are such, too
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as OmegaConf's: two parsers might read two things
 
 
@@ -139,6 +140,8 @@ def _merge(given: Any, overrides: Sequence[str]) -> Any:
         try:
             _require_plain(value, key)
             given.merge_with_dotlist([override])
+            if key in _TEXT and isinstance(OmegaConf.select(given, key), bool | int | float):
+                OmegaConf.update(given, key, value)  # as it was written
         except ConfigError:
             raise
         except OmegaConfBaseException as error:
@@ -163,7 +166,17 @@ def _require_form(section: Any) -> None:
 
 def with_short_forms(given: Any) -> Any:
     """The same with every short form written out."""
+    _require_text(given)
     return _with_lists(_with_words_on_and_off(_with_auto(given)))
+
+
+def _require_text(given: Any) -> None:
+    """Refuse a name that YAML has read as true or false: which word it was, nobody knows any more."""
+    for key in _TEXT:
+        value = OmegaConf.select(given, key)
+        if isinstance(value, bool):
+            words = "on, yes or true" if value else "off, no or false"
+            raise ConfigError(f"{key}: YAML reads {words} as a truth value; put quotes around a name")
 
 
 def _with_auto(given: Any) -> Any:

@@ -109,6 +109,7 @@ def test_what_is_written_reads_back_as_it_was(tmp_path_factory, p, buffers, step
         ("[1, 2]", "expected sections"),
         ("a: [", "not readable as YAML"),
         ("method: 5", "method: expected a key of this section, as in method.KEY=VALUE"),
+        ("run: {name: off}", "run.name: YAML reads off, no or false as a truth value; put quotes around a name"),
     ],
 )
 def test_a_wrong_file_is_refused_with_a_sentence(tmp_path, text, says):
@@ -147,6 +148,15 @@ def test_a_regularisation_out_of_its_range_is_refused_with_a_sentence(key, says)
     with pytest.raises(ConfigError, match=says) as raised:
         load_config(None, [key])
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["on", "true", "No", "007", "1e3", "1_000", "0x10", "3.10", "plain", "2026-11-28"])
+def test_a_name_stays_as_it_was_written_whatever_yaml_would_read_in_it(name, tmp_path):
+    config = load_config(None, [f"run.name={name}", f"data.path={name}"])
+    assert (config.run.name, config.data.path) == (name, name)
+    file = tmp_path / "c.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file) == config
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "."])
