@@ -72,8 +72,8 @@ def choose_memory(world: World, device: torch.device, setting: Setting, expected
         error.agreed = True
         raise error
     seconds = [measure_exchange(world.exchange_comm, device, staged, expected_moved) for staged in (False, True)]
-    slowest = world.comm.allreduce(np.array(seconds), MPI.MAX)
-    return choose(setting, exact, slowest[0], slowest[1])
+    direct, through_host = (world.comm.allreduce(each, MPI.MAX) for each in seconds)
+    return choose(setting, exact, direct, through_host)
 
 
 def choose(setting: Setting, exact: bool, direct_seconds: float, staged_seconds: float) -> Memory:
