@@ -12,7 +12,9 @@ files are asked for in order, with the random windows of training, of `decode`, 
 DataLoader is then not shuffled. And in random order on the same images shrunk once, so that the shorter side is 256.
 
 In each round a few batches at the start are not counted, nor those at the end, where a loader has nothing more to
-prefetch. The figures are medians over rounds, and the ratios are those of the medians.
+prefetch: as many as the DataLoader's workers keep ready, which are many on a host of many cores. A data set of fewer
+images than a round reads gives each several times. The figures are medians over rounds, and the ratios are those of the
+medians.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ from wash_hpc.errors import ConfigError, DataError, WashError
 SHORTER_SIDE = 256  # of shrunk images
 NUM_CLASSES = 16  # of images made here
 QUALITY = 95  # of JPEG files written here
-LEAST_BATCHES = 2 * WARM_UP + 2
+PREFETCH = 2  # batches that each worker of torchvision's loader keeps ready, torch's own number
+FEW = 10  # batches: fewer say nothing
+DISTINCT = 2048  # images made here, and shrunk: a round of more reads them again
 
 Stream = Iterator[object]
 
@@ -61,12 +65,14 @@ class Setting:
         config: names the folder, whose `train` holds the images.
         device: where batches are wanted.
         num_batches: that a round takes, the uncounted ones included.
+        num_ahead: of them at the end, which are not counted.
         rounds: of each loader.
     """
 
     config: Config
     device: torch.device
     num_batches: int
+    num_ahead: int
     rounds: int
 
 
@@ -88,7 +94,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--data", metavar="FOLDER", help="an ImageNet-style folder (default: images made for the time)")
-    parser.add_argument("--images", type=int, default=2048, help="that a round reads of its train (default 2048)")
+    parser.add_argument("--images", type=int, help="that a round reads (default: 2048, or more for many workers)")
     parser.add_argument("--batch-size", type=int, default=64, help="default 64")
     parser.add_argument(
         "--workers",
@@ -102,30 +108,41 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if min(arguments.batch_size, arguments.workers, arguments.rounds) < 1:
         parser.error("expected --batch-size, --workers and --rounds of 1 or more")
-    if arguments.images < LEAST_BATCHES * arguments.batch_size:
+    uncounted = WARM_UP + num_ahead(arguments.workers)
+    least = (uncounted + FEW) * arguments.batch_size
+    if arguments.images is None:
+        arguments.images = max(2048, (uncounted + 3 * FEW) * arguments.batch_size)
+    if arguments.images < least:
         parser.error(
-            f"expected --images of at least {LEAST_BATCHES} batches, which are {LEAST_BATCHES * arguments.batch_size}: "
-            f"{2 * WARM_UP} of a round are not counted"
+            f"expected --images of at least {uncounted + FEW} batches, which are {least}: "
+            f"{uncounted} of a round are not counted"
         )
     return arguments
+
+
+def num_ahead(workers: int) -> int:
+    """Batches that a loader may have ready when a round has been counted."""
+    return max(WARM_UP, PREFETCH * workers)
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> Figures:
     """Prepare the images in `folder` and compare the loaders on them.
 
     Raises:
-        WashError: there is no such data set, it has too few images, or there is no GPU.
+        WashError: there is no such data set, an image of it cannot be decoded, or there is no GPU.
     """
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: torch sees no GPU on this host")
     device = torch.device(arguments.device)
     torch.set_num_threads(1)  # the loaders' threads and processes are counted, torch's own are not
-    images, shrunk = folder / "images", folder / "shrunk"
+    num_distinct = min(arguments.images, DISTINCT)
     if arguments.data is None:
-        made = photo_pictures(NUM_CLASSES, -(-arguments.images // NUM_CLASSES))
-        write_folder(folder / "made", made, QUALITY)
-    link_images(arguments.data or str(folder / "made"), images, arguments.images)
-    shrink_images(images, shrunk)
+        write_folder(folder / "made", photo_pictures(NUM_CLASSES, -(-num_distinct // NUM_CLASSES)), QUALITY)
+    link_images(arguments.data or str(folder / "made"), folder / "distinct", num_distinct)
+    shrink_images(folder / "distinct", folder / "small")
+    images, shrunk = folder / "images", folder / "shrunk"
+    link_images(str(folder / "distinct"), images, arguments.images)
+    link_images(str(folder / "small"), shrunk, arguments.images)
     plain, small = (make_setting(arguments, path, device) for path in (images, shrunk))
     return {
         "machine": describe_machine(None, arguments.device),
@@ -162,7 +179,7 @@ def images_per_second(setting: Setting, stream: Stream) -> float:
     """Of the middle of a round; ends the stream, so that nothing is prefetched while the other one is measured."""
     for _ in range(WARM_UP):
         next(stream)
-    num_timed = setting.num_batches - 2 * WARM_UP
+    num_timed = setting.num_batches - WARM_UP - setting.num_ahead
     begin = time.perf_counter()
     for _ in range(num_timed):
         next(stream)
@@ -224,7 +241,7 @@ def torchvision_in_order(setting: Setting, shuffle: bool) -> Callable[[], Stream
         pin_memory=on_gpu,
         drop_last=True,
         persistent_workers=True,
-        prefetch_factor=4,
+        prefetch_factor=PREFETCH,
     )
 
     def batches() -> Stream:
@@ -238,18 +255,20 @@ def make_setting(arguments: argparse.Namespace, folder: Path, device: torch.devi
     """Both loaders' setting for one folder."""
     numbers = [f"data.batch_size={arguments.batch_size}", f"data.workers={arguments.workers}"]
     config = load_config(None, ["data.name=image_folder", f"data.path={folder}", "data.held_out=0", *numbers])
-    return Setting(config, device, arguments.images // arguments.batch_size, arguments.rounds)
+    return Setting(
+        config, device, arguments.images // arguments.batch_size, num_ahead(arguments.workers), arguments.rounds
+    )
 
 
 def link_images(source: str, folder: Path, num_images: int) -> None:
-    """Make a data set of links to `num_images` training images of another, spread evenly over it.
+    """Make a data set of `num_images` links to training images of another, spread evenly over it.
+
+    Where it has fewer, its images come several times.
 
     Raises:
-        WashError: it is no data set, or has fewer.
+        WashError: it is no data set.
     """
     files = scan_splits(source).train
-    if len(files) < num_images:
-        raise DataError(f"{source}: expected at least --images {num_images} training images, there are {len(files)}")
     for number in range(num_images):
         position = number * len(files) // num_images
         file = Path(files.name(position)).resolve()

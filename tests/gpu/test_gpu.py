@@ -316,7 +316,7 @@ def test_the_step_is_timed_beside_a_plain_loop_on_a_gpu():
 
 def test_the_data_path_is_timed_beside_torchvisions_loader_on_a_gpu():
     """Leaves the figures in build/."""
-    sizes = ["--images", "2048", "--batch-size", "128", "--rounds", "2", "--json"]
+    sizes = ["--batch-size", "128", "--rounds", "2", "--json"]
     done = subprocess.run(
         [sys.executable, "tools/bench_data.py", "--device", "cuda", *sizes], capture_output=True, text=True, check=False
     )

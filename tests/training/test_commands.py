@@ -400,10 +400,10 @@ def bench_data(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_data_path_is_measured_beside_torchvisions_loader():
-    done = bench_data("--images", "18", "--rounds", "1", "--workers", "1", "--json")
+    done = bench_data("--images", "32", "--rounds", "1", "--workers", "1", "--json")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert (figures["num_images"], figures["workers"], figures["batch_size"], figures["rounds"]) == (18, 1, 2, 1)
+    assert (figures["num_images"], figures["workers"], figures["batch_size"], figures["rounds"]) == (32, 1, 2, 1)
     assert figures["mean_file_bytes"] > figures["mean_file_bytes_shrunk"] > 1000
     for suffix in ("", "_sequential", "_shrunk"):
         ours, rival = (figures[f"{name}_images_per_second{suffix}"] for name in ("dali", "torchvision"))
@@ -412,15 +412,14 @@ def test_the_data_path_is_measured_beside_torchvisions_loader():
 
 
 def test_a_measurement_of_the_data_path_refuses_wrong_input_in_a_sentence(tmp_path):
-    done = bench_data("--images", "16", "--data", str(tmp_path / "nowhere"))
+    done = bench_data("--data", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"bench_data.py: data.path={tmp_path}/nowhere: there is no such")
     for file in (tmp_path / "train/a/1.jpg", tmp_path / "val/a/1.jpg"):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"\xff\xd8\xff")
-    done = bench_data("--images", "16", "--data", str(tmp_path))
+    done = bench_data("--images", "48", "--data", str(tmp_path), "--workers", "1")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
-        f"bench_data.py: {tmp_path}: expected at least --images 16 training images, there are 1"
-    )
-    assert "expected --images of at least 8 batches, which are 16" in bench_data("--images", "15").stderr
+    assert done.stderr.splitlines()[-1] == f"bench_data.py: {tmp_path}/train/a/1.jpg: this image cannot be decoded"
+    assert "at least 16 batches, which are 32: 6 of a round" in bench_data("--images", "31", "--workers", "1").stderr
+    assert "at least 45 batches, which are 90: 35 of a round" in bench_data("--images", "89", "--workers", "16").stderr
