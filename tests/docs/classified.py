@@ -186,6 +186,10 @@ NOT_HERE = {
     "it resolves all pins anew from the network": ("make constraints",),
     "it needs a GPU": (
         "make test-gpu",
+        "python tools/bench_exchange.py --device cuda --members 2",
+        "mpirun -n 3 wash-hpc train configs/evidence_fashion_mnist.yaml model.name=resnet18 method.name=METHOD "
+        "parallel.device=cuda parallel.share_gpus=true parallel.reducer=mpi train.precision=bf16 "
+        "train.cuda_graph=true train.steps=2000 data.train_share=0.2",
         "wash-hpc tune configs/imagenet_resnet50_wash.yaml data.path=/my/images",
         "wash-hpc tune configs/imagenet_resnet50_wash.yaml data.path=... data.workers=...",
         "nvidia-cuda-mps-control -d",
