@@ -109,7 +109,7 @@ def _table(what: str) -> str:
     only = options.get("only", "*").split(",")
     rows = [row for row in read_rows(name) if any(fnmatchcase(_row_name(row), pattern) for pattern in only)]
     if not rows:
-        return f"*No run of {what} has finished yet.*\n"
+        return f"*No run of {name} has finished yet.*\n"
     columns = options.get("columns", ",".join(_DEFAULT)).split(",")
     for column in columns:
         if column not in {*_OF_RUN, "gap"}:
