@@ -49,10 +49,10 @@ def _table(what: str) -> str:
 
 def _steps(measured: Mapping[str, Any]) -> str:
     """Milliseconds of a step, and of them waiting, for each method in each link."""
-    cells = {
-        (row["method"], row["link"]): f"{1e3 * row['seconds']:.3g} ({1e3 * row['waiting_seconds']:.3g})"
-        for row in measured["rows"]
-    }
+    cells = {}
+    for row in measured["rows"]:
+        step, waiting = (_three_digits(1e3 * row[part]) for part in ("seconds", "waiting_seconds"))
+        cells[row["method"], row["link"]] = f"{step} ({waiting})"
     return _by_link(measured, cells)
 
 
@@ -62,7 +62,7 @@ def _times(measured: Mapping[str, Any], reached: Mapping[str, float | None]) -> 
     for row in measured["rows"]:
         if row["method"] in reached:
             steps = reached[row["method"]]
-            cells[row["method"], row["link"]] = "-" if steps is None else f"{steps * row['seconds']:.3g}"
+            cells[row["method"], row["link"]] = "-" if steps is None else _three_digits(steps * row["seconds"])
     return _by_link(measured, cells)
 
 
@@ -71,6 +71,10 @@ def _by_link(measured: Mapping[str, Any], cells: Mapping[tuple[str, str], str]) 
     methods = dict.fromkeys(method for method, _ in cells)
     titles = ["", *(_called(name, link) for name, link in links.items())]
     return in_markdown(titles, [[method, *(cells[method, name] for name in links)] for method in methods])
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"  # no 1.05e+03
 
 
 def _called(name: str, link: Mapping[str, Any]) -> str:
