@@ -150,7 +150,10 @@ def _text(judged: Judged, markdown: bool) -> str:
         f"Averaging failed in {judged.num_failed} of {len(judged.rows)} rows: the soup is over {judged.points:g} "
         f"points of accuracy under the ensemble, on {images}. Statistics are recomputed for all."
     )
-    parts = [_row_table(judged, markdown), about]
+    rows = _row_table(judged, markdown)
+    if markdown:  # of many runs it is longer than what it says
+        rows = f"<details><summary>All {len(judged.rows)} rows</summary>\n\n{rows}\n\n</details>"
+    parts = [rows, about]
     if judged.verdicts:
         parts += [_verdict_table(judged, markdown), *_sentences(judged)]
     else:
