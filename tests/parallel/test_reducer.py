@@ -55,6 +55,31 @@ def check_everything(world: World, kind: str) -> None:
     reducer.close()
 
 
+def check_gradients_alone_and_together(world: World, kind: str) -> None:
+    """The order of a sum must not depend on what else is reduced meanwhile: a run would not repeat itself."""
+    reducer = reducer_class(kind)(world)
+    random = torch.Generator().manual_seed(world.layout.rank)
+    gradients = [torch.randn(10 + 97 * number, generator=random) for number in range(40)]
+    alone = [gradient.clone() for gradient in gradients]
+    for number, tensor in enumerate(alone):
+        reducer.start_mean_(tensor, f"gradient {number}")
+        reducer.finish()
+    for _ in range(3):
+        together = [gradient.clone() for gradient in gradients]
+        for number, tensor in enumerate(together):
+            reducer.start_mean_(tensor, f"gradient {number}")
+        reducer.finish()
+        assert [number for number in range(40) if not torch.equal(together[number], alone[number])] == []
+    reducer.close()
+
+
+@pytest.mark.mpi(ranks=[3, 4], timeout=120)
+def test_the_mean_of_a_gradient_is_the_same_whatever_is_reduced_with_it(mpi_ranks):
+    world = World.open(start_mpi(), 1)
+    for kind in ("mpi", "horovod"):
+        check_gradients_alone_and_together(world, kind)
+
+
 @pytest.mark.mpi(ranks=[1, 2, 3, 4], timeout=120)
 def test_reductions_over_members_without_replicas(mpi_ranks):
     check_both(World.open(start_mpi(), mpi_ranks))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import horovod
 import horovod.torch as hvd
+import torch
 from torch import Tensor
 
 from wash_hpc.parallel.reducer import Scope
@@ -15,6 +18,10 @@ class HorovodReducer:
 
     def __init__(self, world: World) -> None:
         layout = world.layout
+        if layout.num_replicas > 2 and not torch.cuda.is_available():
+            # What is fused depends on time, and with it the order of a sum of three ranks or more: runs would not
+            # repeat themselves. On GPUs it is left to Horovod, as a launch for each gradient would cost too much.
+            os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         member_sets = [hvd.ProcessSet(layout.ranks_of_member(member)) for member in range(layout.num_members)]
         column_sets = [hvd.ProcessSet(layout.ranks_of_replica(replica)) for replica in range(layout.num_replicas)]
         # Horovod knows the set of all ranks already and refuses a second one; sets of one rank are never used.
@@ -50,7 +57,7 @@ class HorovodReducer:
         return tensor
 
     def start_mean_(self, tensor: Tensor, name: str) -> None:
-        """See `Reducer.start_mean_`; Horovod fuses and reduces in its own thread while backward goes on."""
+        """See `Reducer.start_mean_`; Horovod reduces in its own thread while backward goes on."""
         process_set, ranks = self._sets[Scope.MEMBER]
         if len(ranks) > 1:
             self._pending.append(hvd.allreduce_async_(tensor, op=hvd.Average, name=name, process_set=process_set))
