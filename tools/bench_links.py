@@ -47,6 +47,7 @@ METHODS = {
     "independent": ["method.name=independent"],
     "wash": ["method.name=wash"],
     "wash_overlap": ["method.name=wash", "method.overlap=true"],
+    "wash_every_10": ["method.name=wash", "method.every=10", "method.p=0.5"],  # as many bytes as p = 0.05 at every step
     "papa": ["method.name=papa"],
     "papa_all": ["method.name=papa_all", "method.every=1"],
     "sparta": ["method.name=sparta"],

@@ -126,7 +126,7 @@ def test_where_networks_cannot_be_made_it_is_said_in_a_sentence():
     ("arguments", "sentence"),
     [
         (["--links", "1gbit,fast"], "fast: no link; expected such as none,10gbit,1gbit,100mbit,1gbit+50ms"),
-        (["--methods", "wosh"], "wosh: there is no such method; there are independent, wash, wash_overlap, papa,"),
+        (["--methods", "wosh"], "wosh: there is no such method; there are independent, wash, wash_overlap,"),
         (["--members", "1"], "expected --members of 2 or more"),
     ],
 )
@@ -199,6 +199,7 @@ def test_the_table_has_each_link_with_what_was_found_and_each_method_beside_inde
     [
         ("independent", 5, 16),
         ("wash_overlap", 5, 16),
+        ("wash_every_10", 10, 16),
         ("papa", 10, 16),
         ("papa_all", 100, 16),
         ("data_parallel", 5, 32),
