@@ -40,12 +40,16 @@ def test_a_name_that_is_no_method_is_refused_wherever_it_stands():
         require_methods(tiny_config("method.then=[{name: papa}, {name: papaall}]"))
 
 
-def warnings_of(num_members: int, *overrides: str) -> list[str]:
-    """Of a run of eight steps, four an epoch."""
+def method_of(num_members: int, *overrides: str) -> Method:
+    """In a run of eight steps, four an epoch."""
     config = tiny_config(*overrides)
     world = SimpleNamespace(layout=SimpleNamespace(num_members=num_members, size=num_members, replica=0))
     model = build_model("mlp", (3, 8, 8), 4, 1)
-    return make_method(method_context(config, world, Flat(model), model=model)).warn(8)
+    return make_method(method_context(config, world, Flat(model), model=model))
+
+
+def warnings_of(num_members: int, *overrides: str) -> list[str]:
+    return method_of(num_members, *overrides).warn(8)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,22 @@ def test_members_that_will_train_independently_are_warned_of_unless_it_is_meant(
     else:
         (warning,) = warnings
         assert re.search(f"{says}.*: the members train independently", warning)
+
+
+@pytest.mark.parametrize(
+    ("num_members", "overrides", "is_noted"),
+    [
+        (1, ["method.name=sparta"], True),
+        (1, ["method.name=papa", "method.then=[{name: sparta}]"], True),
+        (1, ["method.name=papa", "ensemble.members=1"], False),
+        (1, ["method.name=independent"], False),
+        (1, ["method.name=data_parallel"], False),
+        (2, ["method.name=sparta"], False),
+    ],
+)
+def test_a_rank_that_is_alone_because_mpirun_was_forgotten_is_told(num_members, overrides, is_noted):
+    notes = method_of(num_members, *overrides).notes
+    assert any("one rank, so one member: method.name=" in note for note in notes) == is_noted
 
 
 def test_of_several_methods_the_idle_ones_are_named_and_members_are_independent_only_where_all_are():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wash_hpc.config import Config, refuse_unknown
 from wash_hpc.ensemble.flat import Flat
-from wash_hpc.method_kinds import KINDS, Kind, section_of
+from wash_hpc.method_kinds import KINDS, Kind, kind_of, section_of
 from wash_hpc.methods.drawing import describe_chosen_p, with_chosen_p
 from wash_hpc.methods.due import counted_in_steps, is_due, why_never_due
 
@@ -204,17 +204,29 @@ def each_method(config: Config, num_steps: int) -> list[Config]:
 
 def make_method(context: Context) -> Method:
     """The method of a configuration, and those of `method.then`, for this rank's member. Collective over the world."""
-    made = []
+    made: list[Method] = []
     for number, one in enumerate(each_method(context.config, context.num_steps)):
         method = class_of_method(one.method.name)(replace(context, config=one, number=number))
         if context.config.methods[number].p is None:
             method.notes = (describe_chosen_p(one, context.num_steps), *method.notes)
         made.append(method)
+    made[0].notes = (*_lack_of_others(context), *made[0].notes)
     if len(made) == 1:
         return made[0]
     from wash_hpc.methods.chain import Chain
 
     return Chain(context, made)
+
+
+def _lack_of_others(context: Context) -> tuple[str, ...]:
+    """A note where a method for several members has one rank, and nobody has said that one member is meant."""
+    config = context.config
+    if context.world.layout.size > 1 or config.ensemble.members is not None or not kind_of(config.method.name).options:
+        return ()
+    return (
+        f"one rank, so one member: method.name={config.method.name} has nobody to exchange with; for four members "
+        "start the same command by mpirun -n 4",
+    )
 
 
 def class_of_method(name: str) -> type[Method]:
