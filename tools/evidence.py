@@ -56,15 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sweeps = _sweeps(options.sweeps)
         if options.list:
             return _list(sweeps)
-        if not options.tables:
-            _train(sweeps, options.at_once)
-        missing = [] if options.tables else [name for name, sweep in sweeps.items() if not _collect(name, sweep)]
+        if options.tables:
+            return _write_tables()
+        for sweep in sweeps.values():
+            require_runs(sweep, sweep.runs)
+        _train(sweeps, options.at_once)
+        missing = [name for name, sweep in sweeps.items() if not _collect(name, sweep)]
         _write_tables()
     except WashError as error:
         print(f"evidence.py: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("\nevidence.py: stopped; the same command goes on with what is missing", file=sys.stderr)
+        print("\nevidence.py: stopped; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     for name in missing:
         print(f"evidence.py: {name}: not all runs are there; {RUNS}/{name}.log says why", file=sys.stderr)
@@ -77,19 +80,17 @@ def _sweeps(names: Sequence[str]) -> dict[str, Sweep]:
     for name in names:
         if name not in files:
             raise WashError(f"{name}: there is no such sweep in configs/evidence; there are {', '.join(files)}")
-    sweeps = {name: read_sweep(files[name], [f"run.dir={RUNS}"]) for name in names or files}
-    for sweep in sweeps.values():
-        require_runs(sweep, sweep.runs)
-    return sweeps
+    return {name: read_sweep(files[name], [f"run.dir={RUNS}"]) for name in names or files}
 
 
 def _finished(sweep: Sweep) -> list[str]:
-    return [run.name for run in sweep.runs if look_at(sweep, run).kind == FINISHED]
+    there = [run for run in sweep.runs if (sweep.folder / run.name).exists()]  # the others' configurations are not read
+    return [run.name for run in there if look_at(sweep, run).kind == FINISHED]
 
 
 def _list(sweeps: dict[str, Sweep]) -> int:
     for name, sweep in sweeps.items():
-        print(f"{name:20} {len(_finished(sweep)):3} of {len(sweep.runs):3} runs have finished")
+        print(f"{name:20} {len(_finished(sweep)):3} of {len(sweep.runs):3} runs have finished", flush=True)
     return DONE
 
 
@@ -142,13 +143,14 @@ def _collect(name: str, sweep: Sweep) -> bool:
     return {run.name for run in sweep.runs} <= {row["run"] for row in read_rows(name)}
 
 
-def _write_tables() -> None:
+def _write_tables() -> int:
     for document in evidence_tables.DOCUMENTS:
         before = document.read_text(encoding="utf-8")
         after = with_link_tables(with_tables(before))
         if after != before:
             document.write_text(after, encoding="utf-8")
-            print(f"{document}: written")
+        print(f"{document}: {'the tables are as they were' if after == before else 'written'}")
+    return DONE
 
 
 def _parser() -> argparse.ArgumentParser:
