@@ -37,7 +37,6 @@ class HorovodReducer:
             Scope.MEMBERS: (column_sets[layout.replica], layout.ranks_of_replica(layout.replica)),
             Scope.WORLD: (hvd.global_process_set, list(range(layout.size))),
         }
-        self._num_calls = dict.fromkeys(Scope, 0)
         self._pending: list[int] = []
 
     def sum_(self, tensor: Tensor, scope: Scope) -> Tensor:
@@ -53,7 +52,7 @@ class HorovodReducer:
         process_set, ranks = self._sets[scope]
         if len(ranks) > 1 and tensor.numel() > 0:
             # Horovod counts the root in world ranks, whatever the process set.
-            hvd.broadcast_(tensor, ranks[root], name=self._name(scope), process_set=process_set)
+            hvd.broadcast_(tensor, ranks[root], name=f"broadcast.{scope.value}", process_set=process_set)
         return tensor
 
     def start_mean_(self, tensor: Tensor, name: str) -> None:
@@ -76,13 +75,10 @@ class HorovodReducer:
     def _allreduce(self, tensor: Tensor, scope: Scope, op: int) -> Tensor:
         process_set, ranks = self._sets[scope]
         if len(ranks) > 1 and tensor.numel() > 0:  # Horovod does not take what a model without statistics has
-            hvd.allreduce_(tensor, op=op, name=self._name(scope), process_set=process_set)
+            # Horovod matches operations by name. Each ends before the next begins, so one name serves for all, as a
+            # gradient's does at every step; new ones would fill its cache of names.
+            hvd.allreduce_(tensor, op=op, name=f"allreduce.{scope.value}", process_set=process_set)
         return tensor
-
-    def _name(self, scope: Scope) -> str:
-        """Horovod matches operations by name: a number counted in the scope is the same on all its ranks."""
-        self._num_calls[scope] += 1
-        return f"{scope.value}.{self._num_calls[scope]}"
 
 
 def describe_horovod() -> str:
