@@ -17,7 +17,7 @@ demo: setup ## Train 4 members without and with WASH on images of digits, print 
 compare: setup ## Train every method by one recipe on digits and print one table, all columns (COMPARE=fashion_mnist: on those)
 	@source tools/mpi_env.sh && python tools/compare.py --config configs/compare_$(or $(COMPARE),digits).yaml $(COMPARE_ARGS)
 
-evidence: setup ## Train what docs/results.md says of the method (seven to eight hours on two cores; goes on where it stopped), write its tables
+evidence: setup ## Train what docs/results.md says of the method (eight to nine hours on two cores; goes on where it stopped), write its tables
 	@[[ -e data/text.txt ]] || $(BIN)/python tools/make_dataset.py text data/text.txt
 	@source tools/mpi_env.sh && python tools/evidence.py $(EVIDENCE_ARGS)
 

@@ -38,7 +38,7 @@ DONE, SOME_MISSING, REFUSED, INTERRUPTED = 0, 1, 2, 130
 EXAMPLES = """\
 examples:
   tools/evidence.py --list                  the sweeps, and how many of their runs have finished
-  tools/evidence.py                         all of them, in the order of the list: seven to eight hours on two cores
+  tools/evidence.py                         all of them, in the order of the list: eight to nine hours on two cores
   tools/evidence.py main_3 members          these two
   tools/evidence.py --tables                trains nothing: tables out of docs/evidence/*.csv
 
