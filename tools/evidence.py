@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             return _list(sweeps)
         if options.tables:
-            return _write_tables()
+            _write_tables()
+            return DONE
         for sweep in sweeps.values():
             require_runs(sweep, sweep.runs)
         _train(sweeps, options.at_once)
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"evidence.py: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("\nevidence.py: stopped; the same command goes on", file=sys.stderr)
+        print("\nevidence.py: stopped; give the same command to go on", file=sys.stderr)
         return INTERRUPTED
     for name in missing:
         print(f"evidence.py: {name}: not all runs are there; {RUNS}/{name}.log says why", file=sys.stderr)
@@ -143,14 +144,13 @@ def _collect(name: str, sweep: Sweep) -> bool:
     return {run.name for run in sweep.runs} <= {row["run"] for row in read_rows(name)}
 
 
-def _write_tables() -> int:
+def _write_tables() -> None:
     for document in evidence_tables.DOCUMENTS:
         before = document.read_text(encoding="utf-8")
         after = with_link_tables(with_tables(before))
         if after != before:
             document.write_text(after, encoding="utf-8")
         print(f"{document}: {'the tables are as they were' if after == before else 'written'}")
-    return DONE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -135,7 +135,7 @@ def _across(rows: Sequence[Row], column: str, key: str) -> str:
         cells.setdefault(part.sub("", name).strip("-"), {}).setdefault(found[1], []).append(row)
     values = list(dict.fromkeys(value for of_row in cells.values() for value in of_row))
     lines = [
-        [re.sub(r"_(?=\d)", " = ", name), *(_cell(of_row.get(value, []), column) for value in values)]
+        [re.sub(r"(?<=-)(\w+?)_(?=\d)", r"\1 = ", name), *(_cell(of_row.get(value, []), column) for value in values)]
         for name, of_row in cells.items()
     ]
     return in_markdown(["", *(f"{key} = {value}" for value in values)], lines)

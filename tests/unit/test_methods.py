@@ -80,7 +80,7 @@ def test_members_that_will_train_independently_are_warned_of_unless_it_is_meant(
     ("num_members", "overrides", "is_noted"),
     [
         (1, ["method.name=sparta"], True),
-        (1, ["method.name=papa", "method.then=[{name: sparta}]"], True),
+        (1, ["method.name=independent", "method.then=[{name: sparta}]"], True),
         (1, ["method.name=papa", "ensemble.members=1"], False),
         (1, ["method.name=independent"], False),
         (1, ["method.name=data_parallel"], False),

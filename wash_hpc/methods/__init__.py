@@ -220,11 +220,11 @@ def make_method(context: Context) -> Method:
 
 def _lack_of_others(context: Context) -> tuple[str, ...]:
     """A note where a method for several members has one rank, and nobody has said that one member is meant."""
-    config = context.config
-    if context.world.layout.size > 1 or config.ensemble.members is not None or not kind_of(config.method.name).options:
+    exchanging = [one.name for one in context.config.methods if kind_of(one.name).options]
+    if context.world.layout.size > 1 or context.config.ensemble.members is not None or not exchanging:
         return ()
     return (
-        f"one rank, so one member: method.name={config.method.name} has nobody to exchange with; for four members "
+        f"one rank, so one member: method.name={exchanging[0]} has nobody to exchange with; for four members "
         "start the same command by mpirun -n 4",
     )
 
