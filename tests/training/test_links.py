@@ -126,7 +126,10 @@ def test_where_networks_cannot_be_made_it_is_said_in_a_sentence():
     ("arguments", "sentence"),
     [
         (["--links", "1gbit,fast"], "fast: no link; expected such as none,10gbit,1gbit,100mbit,1gbit+50ms"),
-        (["--methods", "wosh"], "wosh: there is no such method; there are independent, wash, wash_overlap,"),
+        (
+            ["--methods", "wosh"],
+            "wosh: there is no such method; there are independent, wash, wash_overlap, wash_every_10, papa,",
+        ),
         (["--members", "1"], "expected --members of 2 or more"),
     ],
 )

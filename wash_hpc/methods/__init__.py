@@ -204,7 +204,7 @@ def each_method(config: Config, num_steps: int) -> list[Config]:
 
 def make_method(context: Context) -> Method:
     """The method of a configuration, and those of `method.then`, for this rank's member. Collective over the world."""
-    made: list[Method] = []
+    made = []
     for number, one in enumerate(each_method(context.config, context.num_steps)):
         method = class_of_method(one.method.name)(replace(context, config=one, number=number))
         if context.config.methods[number].p is None:
