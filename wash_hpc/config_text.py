@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read_yaml(file: Path) -> Any:
     """
     try:
         if not file.is_file():
-            raise ConfigError(f"{file}: there is no such configuration file")
+            raise ConfigError(f"{file}: there is no such configuration file{_nearest(file)}")
         with file.open(encoding="utf-8") as opened:
             text = opened.read(_MOST_CHARACTERS + 1)
         _require_plain(text, str(file))
@@ -45,6 +46,11 @@ def read_yaml(file: Path) -> Any:
     if not OmegaConf.is_dict(content):
         raise ConfigError(f"{file}: expected sections of keys (run:, data:, method: ...)")
     return content
+
+
+def _nearest(file: Path) -> str:
+    near = get_close_matches(file.name, sorted(other.name for other in file.parent.glob("*.yaml")))
+    return f"; did you mean {' or '.join(str(file.with_name(name)) for name in near)}?" if near else ""
 
 
 def plain_sections(text: str, where: str) -> dict[str, Any]:

@@ -35,6 +35,19 @@ CONTRACT = {
 }
 
 
+def test_a_file_that_is_not_there_is_said_with_those_that_are_named_alike(tmp_path):
+    for name in ("digits_wash.yaml", "digits_independent.yaml", "imagenet.yaml", "notes.txt"):
+        (tmp_path / name).touch()
+    for wrong, near in (("digit_wash.yaml", "digits_wash.yaml"), ("digits_independent", "digits_independent.yaml")):
+        with pytest.raises(ConfigError, match="there is no such configuration file; did you mean") as refused:
+            load_config(tmp_path / wrong)
+        assert str(tmp_path / near) in str(refused.value)
+        assert "imagenet" not in str(refused.value)
+    for alone in (tmp_path / "zzz.yaml.gz", tmp_path / "nowhere" / "digits_wash.yaml"):
+        with pytest.raises(ConfigError, match=r"there is no such configuration file$"):
+            load_config(alone)
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_configuration_loads_and_names_what_exists(file):
     config = load_config(file)
