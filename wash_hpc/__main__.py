@@ -6,8 +6,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 
 from wash_hpc import __version__
 from wash_hpc.completion import add_completion, complete
@@ -71,8 +73,9 @@ def _list_names() -> int:
     from wash_hpc.methods import method_names
     from wash_hpc.models import model_names
 
+    lines = textwrap.TextWrapper(get_terminal_size().columns, subsequent_indent="    ", break_long_words=False)
     for key, names in (("method.name", method_names()), ("data.name", source_names()), ("model.name", model_names())):
-        print(f"{key}: {' '.join(names)}")
+        print(lines.fill(f"{key}: {' '.join(names)}"))
     return 0
 
 

@@ -22,6 +22,8 @@ from wash_hpc.errors import ConfigError
 from wash_hpc.method_kinds import DEFAULT, check_options, kind_of, section_of, without_foreign_options
 from wash_hpc.ranges import check_ranges
 
+_MOST_NAMES = 20  # in one sentence; torchvision alone has 80 networks
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -276,12 +278,13 @@ def dump_config(config: Config) -> str:
 
 
 def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
-    """The error for a name that is in no registry: what there is, and the nearest."""
+    """The error for a name that is not registered: the nearest, and what there is, or which command lists it."""
     near = get_close_matches(name, known, n=1)
+    there = f"there are {', '.join(known)}" if len(known) <= _MOST_NAMES else "wash-hpc train --list has them all"
     return ConfigError(
         f"{key}={name}: there is no such name"
-        + (f"; did you mean {near[0]}?" if near else ";")
-        + f" there are {', '.join(known)}; one of your own is known to the script that registers it"
+        + (f"; did you mean {near[0]}? " if near else "; ")
+        + f"{there}; one of your own is known to the script that registers it"
     )
 
 

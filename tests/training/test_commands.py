@@ -305,10 +305,11 @@ def test_tasks_of_srun_that_do_not_see_each_other_stop_with_one_sentence(command
 
 
 def test_names_of_methods_data_sets_and_models_are_listed():
-    done = wash_hpc("train", "--list")
+    done = wash_hpc("train", "--list", COLUMNS="60")
     assert done.returncode == 0
     for name in ("independent wash", "image_folder shards", "torchvision.resnet50", "resnet_small"):
         assert name in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 60
 
 
 def test_without_a_launcher_a_run_is_one_member(tmp_path):
