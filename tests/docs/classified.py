@@ -125,6 +125,7 @@ ELSEWHERE = {
         "run.name=fashion",
         "mpirun -n 2 wash-hpc train configs/fashion_mnist_resnet_small_wash.yaml method.p=0.2 train.steps=500 "
         "evaluate.every_epochs=0 evaluate.statistics_images=4000 run.seed=S method.overlap=O",
+        "for method in wash independent; do mpirun -n 4 wash-hpc train configs/fashion_mnist_mlp_$method.yaml; done",
     ),
     "tests/unit/test_reference.py::test_the_check_fails_where_a_page_is_stale_and_writes_nothing": (
         "python tools/make_reference.py",
