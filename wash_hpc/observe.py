@@ -194,6 +194,7 @@ class Observer:
             skipped_files=self._skipped.total(),
             member_accuracies=list(evaluation.member_accuracy),
             member_nlls=[scores.nll for scores in evaluation.members],
+            greedy_soup_members=[] if greedy is None else list(greedy.members),
         )
         self._world.barrier()  # the summary says that the run has finished: every member's file is there before it
         if self._writer is not None:

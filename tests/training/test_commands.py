@@ -36,6 +36,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tmp_path_factory.mktemp("runs"), "run", 3)
 
 
+def test_the_summary_names_the_members_that_the_greedy_soup_is_the_mean_of(run):
+    files = [f"member-{member:04}" for member in read_summary(run).greedy_soup_members]
+    assert 1 <= len(set(files)) == len(files) <= 3
+    members = [load_file(run / "members" / f"{file}.safetensors") for file in files]
+    for name, tensor in load_file(run / "members" / "greedy_soup.safetensors").items():
+        if name.endswith(".weight"):
+            torch.testing.assert_close(tensor, sum(member[name] for member in members) / len(members))
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_evaluate_says_on_any_number_of_ranks_what_the_run_itself_found(run, num_ranks):
     done = mpirun(num_ranks, "wash-hpc", "evaluate", str(run), "--json")

@@ -252,6 +252,13 @@ def test_a_line_under_the_table_says_which_members_were_left_out(terminal: bool)
     assert "without member" not in printed([summary("well")], 120, terminal)
 
 
+def test_a_line_under_the_table_names_greedy_soups_that_are_one_member() -> None:
+    averaged = [summary("both", greedy_soup_members=[0, 2]), summary("none"), summary("one", num_members=1)]
+    runs = [*averaged, summary("papa", greedy_soup_members=[1]), summary("alone", greedy_soup_members=[0])]
+    assert printed(runs, 120, False).splitlines()[-1] == "The greedy soup is one member, no average, of: papa, alone."
+    assert "no average" not in printed([*averaged, summary("x", num_members=1, greedy_soup_members=[0])], 120, False)
+
+
 def test_names_are_no_markup_of_the_terminal() -> None:
     assert "[red]x[/red]" in printed([summary("[red]x[/red]")], 120, terminal=True)
 

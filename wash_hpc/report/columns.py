@@ -199,10 +199,12 @@ def caption(runs: Sequence[Summary], titles: Collection[str]) -> str:
     return means + (_TEXT_CAPTION.format(", ".join(names)) if names else "")
 
 
-def left_out_lines(runs: Sequence[Summary]) -> list[str]:
-    """A line for each run whose figures are without some of its members, which says which."""
-    return [
+def notes_on_members(runs: Sequence[Summary]) -> list[str]:
+    """A line for each run that leaves some of its members out, and one on greedy soups that are a member alone."""
+    left_out = [
         f"{run.name}: without member {', '.join(map(str, run.left_out_members))}, whose weights are not finite."
         for run in runs
         if run.left_out_members
     ]
+    alone = [run.name for run in runs if run.num_members > 1 and len(run.greedy_soup_members) == 1]
+    return left_out + ([f"The greedy soup is one member, no average, of: {', '.join(alone)}."] if alone else [])

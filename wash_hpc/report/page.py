@@ -16,7 +16,7 @@ from pathlib import Path
 from wash_hpc.commands import train_command
 from wash_hpc.errors import MissingDependencyError
 from wash_hpc.report.alarms import alarms
-from wash_hpc.report.columns import COLUMNS, caption, left_out_lines
+from wash_hpc.report.columns import COLUMNS, caption, notes_on_members
 from wash_hpc.report.figure import Figure, Key
 from wash_hpc.report.figures import figures
 from wash_hpc.report.plotly_figures import figures_json
@@ -223,7 +223,7 @@ def _about_table(runs: Sequence[Run]) -> str:
     """What its columns mean; not its caption, which would be as wide as the table and cut in a narrow window."""
     summaries = [run.shown for run in runs]
     about = caption(summaries, [column.title for column in COLUMNS])
-    return f'<p id="columns">{escape(" ".join([about, *left_out_lines(summaries)]))}</p>'
+    return f'<p id="columns">{escape(" ".join([about, *notes_on_members(summaries)]))}</p>'
 
 
 def _configuration(run: Run) -> str:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wash_hpc.errors import printable
-from wash_hpc.report.columns import COLUMNS, DERIVED, caption, left_out_lines
+from wash_hpc.report.columns import COLUMNS, DERIVED, caption, notes_on_members
 from wash_hpc.report.keys import flat
 from wash_hpc.report.runs import Run
 from wash_hpc.storage.summary import Summary, summary_object
@@ -56,7 +56,7 @@ def print_table(console: Console, runs: Sequence[Summary], lines: Sequence[str] 
         [column.keep for column in COLUMNS],
         [column.align for column in COLUMNS],
     )
-    print_grid(console, grid, lambda titles: caption(runs, titles), [*left_out_lines(runs), *lines])
+    print_grid(console, grid, lambda titles: caption(runs, titles), [*notes_on_members(runs), *lines])
 
 
 def print_grid(

@@ -54,6 +54,8 @@ class Summary:
         skipped_files: image files that could not be read or decoded and were left out by any rank, in the last start.
         member_accuracies: of each member on the test images; None for those left out. Empty where it was not written.
         member_nlls: likewise, mean negative log-likelihood in nats.
+        greedy_soup_members: those that the greedy soup is the mean of; one where no other helped it. Empty where there
+            is no such soup, or the list was not written.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Summary:
     skipped_files: int = 0
     member_accuracies: list[float | None] = field(default_factory=list)
     member_nlls: list[float | None] = field(default_factory=list)
+    greedy_soup_members: list[int] = field(default_factory=list)
 
     def score(self, judged: str, name: str) -> float | None:
         """One of `scores`; None where it was not made or is not a number."""
@@ -110,6 +113,7 @@ _LATER_KEYS: dict[str, Any] = {
     "skipped_files": 0,
     "member_accuracies": [],
     "member_nlls": [],
+    "greedy_soup_members": [],
 }
 """What is read where a summary is of an early version, which did not write them."""
 
