@@ -73,7 +73,9 @@ def _list_names() -> int:
     from wash_hpc.methods import method_names
     from wash_hpc.models import model_names
 
-    lines = textwrap.TextWrapper(get_terminal_size().columns, subsequent_indent="    ", break_long_words=False)
+    lines = textwrap.TextWrapper(
+        get_terminal_size().columns, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
     for key, names in (("method.name", method_names()), ("data.name", source_names()), ("model.name", model_names())):
         print(lines.fill(f"{key}: {' '.join(names)}"))
     return 0

@@ -49,8 +49,9 @@ def read_yaml(file: Path) -> Any:
 
 
 def _nearest(file: Path) -> str:
-    near = get_close_matches(file.name, sorted(other.name for other in file.parent.glob("*.yaml")))
-    return f"; did you mean {' or '.join(str(file.with_name(name)) for name in near)}?" if near else ""
+    beside = {other.stem: other for other in sorted(file.parent.glob("*.yaml"))}
+    near = get_close_matches(file.name.removesuffix(".yaml"), beside)
+    return f"; did you mean {' or '.join(str(beside[name]) for name in near)}?" if near else ""
 
 
 def plain_sections(text: str, where: str) -> dict[str, Any]:

@@ -14,11 +14,11 @@ FILES = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fash
 
 @pytest.mark.fashion_mnist
 @pytest.mark.skipif(not FILES.is_dir(), reason=f"{FILES} is absent: apt install dataset-fashion-mnist")
-@pytest.mark.parametrize("model", ["resnet_small", "mlp"])
-def test_the_fashion_mnist_configuration_trains_and_judges_all_ten_thousand_test_images(model, tmp_path):
+@pytest.mark.parametrize("recipe", ["resnet_small_wash", "mlp_wash", "mlp_independent"])
+def test_the_fashion_mnist_configuration_trains_and_judges_all_ten_thousand_test_images(recipe, tmp_path):
     where = [f"run.dir={tmp_path}", "run.name=run", f"data.path={FILES}"]
-    short = ["train.steps=20", "method.p=0.2", "evaluate.statistics_images=512", "log.every_steps=10"]
-    done = mpirun(2, "wash-hpc", "train", f"configs/fashion_mnist_{model}_wash.yaml", *where, *short)
+    short = ["train.steps=20", "evaluate.statistics_images=512", "log.every_steps=10"]
+    done = mpirun(2, "wash-hpc", "train", f"configs/fashion_mnist_{recipe}.yaml", *where, *short)
     assert done.returncode == 0, done.stderr
     summary = read_summary(tmp_path / "run")
     assert (summary.num_members, summary.steps, summary.samples_seen) == (2, 20, 1280)

@@ -43,7 +43,7 @@ def test_a_file_that_is_not_there_is_said_with_those_that_are_named_alike(tmp_pa
             load_config(tmp_path / wrong)
         assert str(tmp_path / near) in str(refused.value)
         assert "imagenet" not in str(refused.value)
-    for alone in (tmp_path / "zzz.yaml.gz", tmp_path / "nowhere" / "digits_wash.yaml"):
+    for alone in (tmp_path / "zzz.yaml", tmp_path / "smoke.yaml", tmp_path / "nowhere" / "digits_wash.yaml"):
         with pytest.raises(ConfigError, match=r"there is no such configuration file$"):
             load_config(alone)
 
