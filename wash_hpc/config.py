@@ -279,7 +279,7 @@ def dump_config(config: Config) -> str:
 
 def refuse_unknown(key: str, name: str, known: Sequence[str]) -> ConfigError:
     """The error for a name that is not registered: the nearest, and what there is, or which command lists it."""
-    near = get_close_matches(name, known, n=1)
+    near = [other for other in known if other.endswith(f".{name}")] or get_close_matches(name, known, n=1)
     there = f"there are {', '.join(known)}" if len(known) <= _MOST_NAMES else "wash-hpc train --list has them all"
     return ConfigError(
         f"{key}={name}: there is no such name"

@@ -269,6 +269,8 @@ def test_a_network_that_cannot_take_the_images_is_refused_and_so_is_an_unknown_n
     with pytest.raises(ConfigError, match=r"did you mean resnet_small\? wash-hpc train --list has them") as refused:
         build_model("resnet_smal", (3, 32, 32), 10)
     assert len(str(refused.value)) < 200
+    with pytest.raises(ConfigError, match=r"did you mean torchvision\.resnet50\?"):  # nearer than resnet18
+        build_model("resnet50", (3, 32, 32), 10)
 
 
 def test_the_default_configuration_builds_the_small_network():
