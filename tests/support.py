@@ -125,13 +125,19 @@ def with_quick_ranks(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{with_warm_command(folder / 'bin')}:{os.environ['PATH']}"}
 
 
-def interrupted_in_mid_run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Start what trains, press Ctrl-C when a run has said a loss; the exit status, and what is said on stderr."""
+def started_in_foreground(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """A process that heeds Ctrl-C, with pipes for what it says."""
     # A shell tells what runs in its background to ignore Ctrl-C, and children inherit that, but not a handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    signal.signal(signal.SIGINT, before)
-    with process:
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupted_in_mid_run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """Start what trains, press Ctrl-C when a run has said a loss; the exit status, and what is said on stderr."""
+    with started_in_foreground(command, environment) as process:
         assert process.stdout is not None
         while " loss " not in process.stdout.readline():
             assert process.poll() is None

@@ -22,6 +22,8 @@ from private_host import NetworkError
 from shaped_network import Network, find_obstacle
 from slow_link import Link, parse_link, shaping_commands
 
+from tests.support import started_in_foreground
+
 RATE = 10e6
 TOOL = [sys.executable, "tools/bench_links.py"]
 SLOW = [*TOOL, "--members", "2", "--seconds", "0", "data.image_size=8", "model.width=8"]
@@ -97,7 +99,7 @@ def test_a_link_has_the_delay_that_it_is_called_by_and_nothing_is_left_of_its_ne
 def test_an_interrupted_or_killed_benchmark_leaves_no_process(tmp_path, number):
     command = [*SLOW, "--links", "10mbit+20ms", "--methods", "independent"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with started_in_foreground(command, environment) as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("10 Mbit/s + 20 ms: ")  # found; now the run starts
         assert len(processes_of(tmp_path)) > 3
