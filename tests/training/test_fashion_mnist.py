@@ -22,6 +22,7 @@ def test_the_fashion_mnist_configuration_trains_and_judges_all_ten_thousand_test
     assert done.returncode == 0, done.stderr
     summary = read_summary(tmp_path / "run")
     assert (summary.num_members, summary.steps, summary.samples_seen) == (2, 20, 1280)
+    assert (summary.bytes_sent_per_member > 0) == (summary.method == "wash")
     assert summary.epochs == pytest.approx(20 / (58_800 // 64))  # 2 % of 60,000 are held out
     assert summary.mean_member_accuracy is not None
     assert (summary.mean_member_accuracy * 20_000) == pytest.approx(
